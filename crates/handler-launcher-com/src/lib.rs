@@ -1,0 +1,1 @@
+//! handler-launcher-com.

@@ -1,0 +1,224 @@
+//! The KubeVirt object: what version a cluster should run, how, and how far that is.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::kind::kind;
+
+kind! {
+    /// One KubeVirt installation. Only one may exist in a cluster.
+    KubeVirt, "kubevirts", KubeVirtSpec, KubeVirtStatus
+}
+
+/// What is wanted of an installation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeVirtSpec {
+    /// The release to run, such as v0.18.0. Without imageTag and imageRegistry the version is
+    /// locked to the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_tag: Option<String>,
+    /// The registry of the images; the operator's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_registry: Option<String>,
+    /// Pull policy of the control plane's images: IfNotPresent by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<String>,
+    /// What happens to workloads when this object is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uninstall_strategy: Option<UninstallStrategy>,
+    /// Durations of the certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_rotate_strategy: Option<CertificateRotateStrategy>,
+    /// Configuration of the components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<KubeVirtConfiguration>,
+}
+
+/// What happens to workloads at uninstall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UninstallStrategy {
+    #[allow(missing_docs)]
+    RemoveWorkloads,
+    #[allow(missing_docs)]
+    BlockUninstallIfWorkloadsExist,
+}
+
+/// How certificates are rotated.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateRotateStrategy {
+    /// Certificates signed by the operator's own CA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_signed: Option<SelfSigned>,
+}
+
+/// Durations of self-signed certificates.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SelfSigned {
+    /// The CA: 168h by default, renewed when 20% is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CertConfig>,
+    /// The leaves: 24h by default, renewed when 20% is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<CertConfig>,
+}
+
+/// Duration of one certificate, as Go durations such as 24h0m0s.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertConfig {
+    /// How long it is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// How long before its end it is renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_before: Option<String>,
+}
+
+/// Configuration of the components.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeVirtConfiguration {
+    /// Switches that are not for production.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub developer_configuration: Option<DeveloperConfiguration>,
+    /// Pull policy of images that VMs name: IfNotPresent by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<String>,
+    /// QEMU machine type of VMs that name none: q35 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_type: Option<String>,
+}
+
+/// Switches that are not for production.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeveloperConfiguration {
+    /// Run guests with QEMU's TCG where the node has no working /dev/kvm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_emulation: Option<bool>,
+    /// Names of features to switch on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feature_gates: Vec<String>,
+    /// Verbosity of each component's logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_verbosity: Option<BTreeMap<String, u32>>,
+}
+
+impl KubeVirtSpec {
+    /// Whether guests may run without KVM.
+    pub fn use_emulation(&self) -> bool {
+        self.configuration
+            .as_ref()
+            .and_then(|c| c.developer_configuration.as_ref())
+            .and_then(|d| d.use_emulation)
+            .unwrap_or(false)
+    }
+}
+
+/// Phase of an installation. It stays `Deployed` during an update, as KubeVirt's does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KubeVirtPhase {
+    #[allow(missing_docs)]
+    Deploying,
+    #[allow(missing_docs)]
+    Deployed,
+    #[allow(missing_docs)]
+    Deleting,
+    #[allow(missing_docs)]
+    Deleted,
+}
+
+/// How far an installation is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeVirtStatus {
+    /// Where the installation is in its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<KubeVirtPhase>,
+    /// Synchronized (only when False), Created, Available, Progressing, Degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The release of the operator that wrote this status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_version: Option<String>,
+    /// The registry that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_kube_virt_registry: Option<String>,
+    /// The release that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_kube_virt_version: Option<String>,
+    /// All that the wanted manifests are made from, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_deployment_config: Option<String>,
+    /// Hash of the wanted deployment config.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "targetDeploymentID")]
+    pub target_deployment_id: Option<String>,
+    /// The registry that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_kube_virt_registry: Option<String>,
+    /// The release that runs; moves only when an update is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_kube_virt_version: Option<String>,
+    /// The deployment config that runs, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_deployment_config: Option<String>,
+    /// Hash of the deployment config that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "observedDeploymentID")]
+    pub observed_deployment_id: Option<String>,
+    /// The generation of the spec that is carried out completely.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Generation of every managed object whose spec is compared, when it was last applied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generations: Vec<GenerationStatus>,
+    /// The version gate: what may be used, and who holds it shut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_gate: Option<crate::gate::GateStatus>,
+    /// The last updates, newest last, at most ten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<UpdateRecord>,
+}
+
+/// The generation of one managed object when it was last applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GenerationStatus {
+    #[allow(missing_docs)]
+    pub group: String,
+    #[allow(missing_docs)]
+    pub resource: String,
+    #[allow(missing_docs)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[allow(missing_docs)]
+    pub name: String,
+    /// metadata.generation after the last apply.
+    pub last_generation: i64,
+    /// Hash of the manifest that was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+/// One update, rollback or installation that is over or going on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateRecord {
+    /// The release before; none for an installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The release that was wanted.
+    pub to: String,
+    /// When its first step was taken.
+    #[schemars(with = "crate::schema::DateTime")]
+    pub started: jiff::Timestamp,
+    /// When all of it was done; none while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::schema::DateTime>")]
+    pub completed: Option<jiff::Timestamp>,
+}

@@ -1,0 +1,3 @@
+//! virt-api.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! virt-handler.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! virt-operator.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! virtctl.
+
+fn main() {}
