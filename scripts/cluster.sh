@@ -1,0 +1,125 @@
+#!/bin/bash
+# cluster.sh up|down: a Kubernetes cluster for the end-to-end tests.
+# up    uses the cluster that the user's KUBECONFIG names, or a kind cluster of ours: one that is well
+#       is kept, one that isn't is made anew. Installs and builds whatever is missing.
+# down  removes that kind cluster and stops the Docker engine that up started.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+KIND=${KIND:-kind}
+audit=$CACHE/audit
+
+install_kind() {
+  have "$KIND" && return
+  have go || fail "kind is neither on PATH nor named by KIND, and without Go it can't be installed"
+  say "installing kind $KIND_VERSION (about 45 s)"
+  (cd / && GOBIN=$CACHE/bin go install "sigs.k8s.io/kind@$KIND_VERSION")
+}
+
+# The node image: the user's, else one built earlier, else kind's own where it can be pulled, else one built now.
+choose_image() {
+  built=
+  if [[ -n ${KIND_NODE_IMAGE:-} ]]; then
+    image=$KIND_NODE_IMAGE
+  elif ! ls -d "$CACHE"/kubernetes-* >/dev/null 2>&1 && pull_default_image; then
+    image=$default_image
+  else
+    image=$("$REPO/scripts/node-image.sh")
+  fi
+  if [[ $image == kubevirt-rs/node:* ]]; then built=1; fi
+}
+
+pull_default_image() {
+  default_image=$(cd / && go mod download -json "sigs.k8s.io/kind@$KIND_VERSION" | sed -n 's/^\t"Dir": "\(.*\)",*/\1/p')
+  default_image=$(sed -n 's/^const Image = "\(.*\)"/\1/p' "$default_image/pkg/apis/config/defaults/image.go")
+  say "trying to pull $default_image"
+  timeout 600 docker pull -q "$default_image" >/dev/null 2>&1
+}
+
+# kubectl comes with the node, where the machine has none.
+install_kubectl() {
+  have kubectl && return
+  mkdir -p "$CACHE/bin"
+  docker cp -L "$KIND_CLUSTER-control-plane:/usr/bin/kubectl" "$CACHE/bin/kubectl"
+}
+
+nodes() { "$KIND" get nodes --name "$KIND_CLUSTER" 2>/dev/null | sort; }
+
+# All three node containers run, and the API server calls every node ready.
+is_well() {
+  local node
+  [[ $(nodes | wc -l) -eq 3 ]] || return 1
+  for node in $(nodes); do
+    [[ $(docker inspect -f '{{.State.Running}}' "$node") == true ]] || return 1
+  done
+  "$KIND" get kubeconfig --name "$KIND_CLUSTER" >"$KUBECONFIG.new" 2>/dev/null && chmod 600 "$KUBECONFIG.new" && mv "$KUBECONFIG.new" "$KUBECONFIG"
+  kubectl wait --for=condition=Ready nodes --all --timeout=30s >/dev/null 2>&1
+}
+
+is_limited() {
+  [[ $(stat -fc %T /sys/fs/cgroup) != cgroup2fs ]] && return
+  ! (((16#$(sed -n 's/^CapBnd:\t//p' /proc/self/status) >> 24) & 1))
+}
+
+create() {
+  local drop=() config=$CACHE/kind.yaml
+  choose_image
+  [[ -n $built ]] || drop+=(-e '/# if: built$/d')
+  is_limited || drop+=(-e '/# if: limited$/d')
+  mkdir -p "$audit/policy"
+  rm -f "$audit"/*.log
+  cp "$REPO/scripts/audit-policy.yaml" "$audit/policy/policy.yaml"
+  sed "${drop[@]}" -e 's/ *# if: [a-z]*$//' -e "s|@AUDIT@|$audit|; s|@POD_SUBNET@|$POD_SUBNET|" "$REPO/e2e/kind.yaml" >"$config"
+  say "creating the kind cluster $KIND_CLUSTER from $image"
+  "$KIND" create cluster --name "$KIND_CLUSTER" --image "$image" --config "$config" --kubeconfig "$KUBECONFIG" --retain -q || {
+    rm -rf "$CACHE/kind-logs"
+    "$KIND" export logs --name "$KIND_CLUSTER" -q "$CACHE/kind-logs" || true
+    fail "kind create cluster: the nodes' logs are in $CACHE/kind-logs, the next run makes the cluster anew"
+  }
+  install_kubectl
+  if [[ -n $built ]]; then
+    # shellcheck disable=SC2046 # a list of names
+    "$REPO/scripts/pod-network.sh" $(nodes)
+  fi
+  wait_for 180 "every node to be ready" kubectl wait --for=condition=Ready nodes --all --timeout=10s
+  wait_for 60 "the default service account" kubectl get serviceaccount default
+}
+
+up() {
+  if [[ $CLUSTER_KIND == own ]]; then
+    kubectl version >/dev/null 2>&1 || fail "no API server answers with KUBECONFIG=$KUBECONFIG (unset it to have a kind cluster made)"
+    say "using the cluster of KUBECONFIG=$KUBECONFIG"
+    return
+  fi
+  mkdir -p "$CACHE"
+  "$REPO/scripts/docker.sh" up
+  # shellcheck source=scripts/env.sh
+  source "$REPO/scripts/env.sh" # the engine may be ours since just now
+  install_kind
+  if is_well; then
+    say "the kind cluster $KIND_CLUSTER is well"
+  else
+    if [[ -n $(nodes) ]]; then
+      say "the kind cluster $KIND_CLUSTER isn't well: making it anew"
+      "$KIND" delete cluster --name "$KIND_CLUSTER" --kubeconfig "$KUBECONFIG"
+    fi
+    create
+  fi
+  kubectl get nodes >&2
+  echo "export KUBECONFIG=$KUBECONFIG${DOCKER_HOST:+ DOCKER_HOST=$DOCKER_HOST}"
+}
+
+down() {
+  [[ $CLUSTER_KIND == kind ]] || { say "KUBECONFIG names a cluster that isn't ours: nothing to remove"; return; }
+  if have "$KIND" && have docker && docker version >/dev/null 2>&1; then
+    "$KIND" delete cluster --name "$KIND_CLUSTER" --kubeconfig "$KUBECONFIG"
+  fi
+  "$REPO/scripts/docker.sh" down
+  rm -rf "$KUBECONFIG" "$audit"
+}
+
+case ${1:-} in
+  up | down) "$1" ;;
+  *) fail "usage: $0 up|down" ;;
+esac

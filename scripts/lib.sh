@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# The few verbs that every script uses: say, fail, wait, install, hash.
+
+# shellcheck source=scripts/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+say() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
+
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null; }
+
+# wait_for SECONDS WHAT COMMAND...: runs the command until it succeeds, and says what it waited for.
+wait_for() {
+  local seconds=$1 what=$2 start=$SECONDS
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS - start < seconds)) || fail "waited $seconds s for $what"
+    sleep 0.5
+  done
+  say "$what: $((SECONDS - start)) s"
+}
+
+# need_packages PACKAGE...: installs the Debian packages that are missing.
+need_packages() {
+  local package missing=()
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+  if [[ $EUID -ne 0 ]] || ! have apt-get; then fail "please install: ${missing[*]}"; fi
+  say "apt-get install ${missing[*]}"
+  mkdir -p "$CACHE"
+  (
+    flock 9
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >"$CACHE/apt.log" 2>&1 9>&- ||
+      { tail -n 20 "$CACHE/apt.log" >&2; fail "apt-get install ${missing[*]}"; }
+  ) 9>"$CACHE/apt.lock"
+}
+
+# key_of WORD...: a short hash of the words, and of the contents of those that name a file of the repo:
+# names what is made of them in the cache.
+key_of() {
+  local word
+  for word in "$@"; do
+    echo "$word"
+    [[ ! -f $REPO/$word ]] || cat "$REPO/$word"
+  done | sha256sum | cut -c1-12
+}
+
+# cached PATH COMMAND...: runs the command with the path of a new empty directory as its last argument,
+# and puts that at PATH when it succeeded, unless it is there from an earlier run.
+# Directories beside it with the same name up to the last dash are of older pins, and go.
+cached() {
+  local path=$1 old
+  shift
+  [[ ! -d $path ]] || return 0
+  rm -rf "$path.new"
+  mkdir -p "$path.new"
+  "$@" "$path.new"
+  for old in "${path%-*}"-*; do [[ $old == "$path.new" ]] || rm -rf "$old"; done
+  mv "$path.new" "$path"
+}
