@@ -21,7 +21,7 @@ want() {
     target=$(readlink "$root$path")
     [[ $target == /* ]] || target=$(realpath -ms "$(dirname "$path")/$target")
     want "$target"
-  elif [[ -f $root$path && $(head -c 4 "$root$path" | tail -c 3) == ELF ]]; then
+  elif [[ -f $root$path && $(head -c 4 "$root$path" | tr -d '\0') == $'\x7fELF' ]]; then
     while read -r library; do
       [[ $library == "$root"/* ]] || fail "minimal-root: $path needs $library, which isn't in $root"
       want "${library#"$root"}"

@@ -1,0 +1,108 @@
+#!/bin/bash
+# images.sh: builds every component's image for both releases, and brings them into the cluster.
+# A release's image holds the same binary as the other's; what differs is /etc/kubevirt-release.
+# On the kind cluster the images are loaded into the nodes; elsewhere they are pushed to IMAGE_REGISTRY.
+# BINARIES=DIR takes the binaries from there instead of building them.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+components=(virt-operator virt-api virt-controller virt-handler virt-launcher)
+KIND=${KIND:-kind}
+registry=${IMAGE_REGISTRY:-kubevirt}
+launcher_root=$CACHE/launcher.root-$(key_of "$DEBIAN_SUITE" scripts/{launcher-root,minimal-root}.sh)
+guest=$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/init)
+
+build_binaries() {
+  [[ -z ${BINARIES:-} ]] || return 0
+  BINARIES=$CARGO_TARGET_DIR/$RUST_TARGET/release
+  say "building the binaries (log: $CACHE/cargo.log)"
+  local packages=()
+  for name in "${components[@]}" virtctl; do packages+=(-p "$name"); done
+  (cd "$REPO" && cargo build --release "${packages[@]}") >"$CACHE/cargo.log" 2>&1 || {
+    tail -n 40 "$CACHE/cargo.log" >&2
+    fail "cargo build"
+  }
+  install -D "$BINARIES/virtctl" "$CACHE/bin/virtctl"
+}
+
+# build TAG DOCKERFILE FILE...: an image of just these files, unless the tag's image is of the same ones already.
+build() {
+  local tag=$1 dockerfile=$2 context key
+  shift 2
+  key=$(cat "$dockerfile" <(echo "$launcher_root") <(find "$@" -type f -exec cat {} +) | sha256sum)
+  [[ $(docker image inspect -f '{{.Config.Labels.key}}' "$tag" 2>/dev/null) != "${key%% *}" ]] || return 0
+  context=$(mktemp -d)
+  cp -r "$dockerfile" "$@" "$context/"
+  docker build -q --label "key=${key%% *}" -t "$tag" "$context" >/dev/null 2>"$CACHE/docker-build.log" || {
+    cat "$CACHE/docker-build.log" >&2
+    fail "docker build $tag"
+  }
+  rm -rf "$context"
+}
+
+build_images() {
+  local release name root_image=kubevirt-rs/launcher-root
+  cached "$launcher_root" "$REPO/scripts/launcher-root.sh"
+  cached "$guest" "$REPO/scripts/tick-guest.sh"
+  if ! docker image inspect "$root_image:${launcher_root##*-}" >/dev/null 2>&1; then
+    docker import "$launcher_root/root.tar" "$root_image:${launcher_root##*-}" >/dev/null
+  fi
+  docker tag "$root_image:${launcher_root##*-}" "$root_image:latest"
+  say "building the images of ${RELEASES[*]}"
+  mkdir -p "$CACHE/release"
+  for release in "${RELEASES[@]}"; do
+    echo "$release" >"$CACHE/release/kubevirt-release"
+    for name in "${components[@]}"; do
+      build "$registry/$name:$release" "$REPO/images/$name/Dockerfile" "$BINARIES/$name" "$CACHE/release/kubevirt-release"
+      tags+=("$registry/$name:$release")
+    done
+    build "$registry/tick-guest:$release" "$REPO/images/tick-guest/Dockerfile" "$guest/boot"
+    tags+=("$registry/tick-guest:$release")
+  done
+}
+
+# Each node keeps a list of what was loaded into it; only what isn't on every node's list is loaded.
+load_images() {
+  local list=/kind/loaded-images nodes node tag wanted missing=() archive
+  nodes=$("$KIND" get nodes --name "$KIND_CLUSTER" 2>/dev/null)
+  [[ -n $nodes ]] || fail "there is no kind cluster $KIND_CLUSTER: make cluster"
+  wanted=$(for tag in "${tags[@]}"; do echo "$tag $(docker image inspect -f '{{.Id}}' "$tag")"; done)
+  while read -r tag id; do
+    for node in $nodes; do
+      docker exec "$node" grep -qsxF "$tag $id" "$list" && continue
+      missing+=("$tag")
+      break
+    done
+  done <<<"$wanted"
+  if ((!${#missing[@]})); then
+    say "the nodes have all ${#tags[@]} images"
+    return
+  fi
+  archive=$(mktemp "$CACHE/images.XXXXXX.tar")
+  say "loading ${#missing[@]} images into the nodes: ${missing[*]}"
+  docker save -o "$archive" "${missing[@]}"
+  "$KIND" load image-archive "$archive" --name "$KIND_CLUSTER" -q
+  rm "$archive"
+  for node in $nodes; do docker exec -i "$node" tee "$list" >/dev/null <<<"$wanted"; done
+}
+
+push_images() {
+  [[ -n ${IMAGE_REGISTRY:-} ]] || fail "KUBECONFIG names your own cluster: set IMAGE_REGISTRY to a registry that its nodes pull from"
+  local tag
+  for tag in "${tags[@]}"; do
+    say "pushing $tag"
+    docker push -q "$tag" >/dev/null
+  done
+}
+
+mkdir -p "$CACHE"
+"$REPO/scripts/docker.sh" up
+# shellcheck source=scripts/env.sh
+source "$REPO/scripts/env.sh" # the engine may be ours since just now
+tags=()
+build_binaries
+build_images
+if [[ $CLUSTER_KIND == kind ]]; then load_images; else push_images; fi
+docker images --format 'table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.Size}}' | grep -E "^(REPOSITORY|$registry/)"
+docker image prune -f >/dev/null # what these tags named before
