@@ -40,8 +40,8 @@ impl Feature {
 
 /// Rules that let virt-controller keep replica sets.
 pub const RBAC_CONTROLLER_REPLICASETS: &str = "virt-controller/replicasets";
-/// Rules that let virt-api authorise and forward pause and unpause.
-pub const RBAC_API_PAUSE: &str = "virt-api/pause";
+/// Rules that let editors pause and unpause.
+pub const RBAC_EDIT_PAUSE: &str = "edit/pause";
 /// Rules with which virt-controller of v0.17 patched nodes; virt-handler does that itself since.
 pub const RBAC_CONTROLLER_PATCH_NODES: &str = "virt-controller/patch-nodes";
 /// Rules with which virt-handler of v0.17 listed every ConfigMap; it reads two by name since.
@@ -80,8 +80,8 @@ pub const FEATURES: &[Feature] = &[
         until: None,
     },
     Feature {
-        name: RBAC_API_PAUSE,
-        what: What::Rbac(RBAC_API_PAUSE),
+        name: RBAC_EDIT_PAUSE,
+        what: What::Rbac(RBAC_EDIT_PAUSE),
         since: Release::V0_18_0,
         until: None,
     },
