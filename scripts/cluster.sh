@@ -46,13 +46,16 @@ install_kubectl() {
 
 nodes() { "$KIND" get nodes --name "$KIND_CLUSTER" 2>/dev/null | sort; }
 
-# All three node containers run, and the API server calls every node ready.
+# What the cluster was made of, and since when its nodes run: one that was restarted has lost its routes.
+fingerprint() {
+  key_of "${KIND_NODE_IMAGE:-}" "$KIND_VERSION" "$KUBERNETES_VERSION" e2e/kind.yaml scripts/{audit-policy.yaml,pod-network.sh}
+  # shellcheck disable=SC2046 # a list of names
+  docker inspect -f '{{.Id}} {{.State.Running}} {{.State.StartedAt}}' $(nodes)
+}
+
+# The same three nodes run since the cluster was made, and the API server calls every one ready.
 is_well() {
-  local node
-  [[ $(nodes | wc -l) -eq 3 ]] || return 1
-  for node in $(nodes); do
-    [[ $(docker inspect -f '{{.State.Running}}' "$node") == true ]] || return 1
-  done
+  [[ $(nodes | wc -l) -eq 3 && $(fingerprint) == $(cat "$CACHE/cluster" 2>/dev/null) ]] || return 1
   "$KIND" get kubeconfig --name "$KIND_CLUSTER" >"$KUBECONFIG.new" 2>/dev/null && chmod 600 "$KUBECONFIG.new" && mv "$KUBECONFIG.new" "$KUBECONFIG"
   kubectl wait --for=condition=Ready nodes --all --timeout=30s >/dev/null 2>&1
 }
@@ -84,6 +87,7 @@ create() {
   fi
   wait_for 180 "every node to be ready" kubectl wait --for=condition=Ready nodes --all --timeout=10s
   wait_for 60 "the default service account" kubectl get serviceaccount default
+  fingerprint >"$CACHE/cluster"
 }
 
 up() {
@@ -92,7 +96,7 @@ up() {
     say "using the cluster of KUBECONFIG=$KUBECONFIG"
     return
   fi
-  mkdir -p "$CACHE"
+  only_one cluster
   "$REPO/scripts/docker.sh" up
   # shellcheck source=scripts/env.sh
   source "$REPO/scripts/env.sh" # the engine may be ours since just now
@@ -116,7 +120,7 @@ down() {
     "$KIND" delete cluster --name "$KIND_CLUSTER" --kubeconfig "$KUBECONFIG"
   fi
   "$REPO/scripts/docker.sh" down
-  rm -rf "$KUBECONFIG" "$audit"
+  rm -rf "$KUBECONFIG" "$CACHE/cluster" "$audit"
 }
 
 case ${1:-} in

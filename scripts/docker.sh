@@ -25,8 +25,10 @@ lacks_sys_resource() {
 }
 
 start() {
+  only_one docker
   need_packages docker.io containerd runc iptables jq ca-certificates
-  have docker || fail "no docker client"
+  have docker || need_packages docker-cli # from Debian 13 on a package of its own
+  if [[ -z ${DOCKER_HOST:-} ]] && answers; then return; fi # started by its package
   mkdir -p "$home" "$RUN_DIR"
   local options=(--data-root "$home/data" --exec-root "$RUN_DIR/docker" --pidfile "$pid_file" --host "$socket" --log-level warn)
   if lacks_sys_resource; then
@@ -37,7 +39,7 @@ start() {
   sysctl -qw fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=1048576 2>/dev/null || true
   if ! running_pid >/dev/null; then
     rm -f "$pid_file" "$RUN_DIR/docker/containerd/containerd.pid"
-    setsid nohup dockerd "${options[@]}" </dev/null >>"$home/dockerd.log" 2>&1 &
+    setsid nohup dockerd "${options[@]}" </dev/null >>"$home/dockerd.log" 2>&1 8>&- &
   fi
   export DOCKER_HOST=$socket
   wait_for 60 "Docker's engine (log: $home/dockerd.log)" docker version

@@ -64,16 +64,13 @@ build_images() {
 
 # Each node keeps a list of what was loaded into it; only what isn't on every node's list is loaded.
 load_images() {
-  local list=/kind/loaded-images nodes node tag wanted missing=() archive
+  local list=/kind/loaded-images nodes node tag id wanted loaded missing=() archive
   nodes=$("$KIND" get nodes --name "$KIND_CLUSTER" 2>/dev/null)
   [[ -n $nodes ]] || fail "there is no kind cluster $KIND_CLUSTER: make cluster"
   wanted=$(for tag in "${tags[@]}"; do echo "$tag $(docker image inspect -f '{{.Id}}' "$tag")"; done)
+  loaded=$(for node in $nodes; do docker exec "$node" cat "$list" 2>/dev/null || true; done)
   while read -r tag id; do
-    for node in $nodes; do
-      docker exec "$node" grep -qsxF "$tag $id" "$list" && continue
-      missing+=("$tag")
-      break
-    done
+    [[ $(grep -cxF "$tag $id" <<<"$loaded") -eq $(wc -w <<<"$nodes") ]] || missing+=("$tag")
   done <<<"$wanted"
   if ((!${#missing[@]})); then
     say "the nodes have all ${#tags[@]} images"
@@ -97,6 +94,7 @@ push_images() {
 }
 
 mkdir -p "$CACHE"
+only_one images
 "$REPO/scripts/docker.sh" up
 # shellcheck source=scripts/env.sh
 source "$REPO/scripts/env.sh" # the engine may be ours since just now

@@ -24,6 +24,13 @@ wait_for() {
   say "$what: $((SECONDS - start)) s"
 }
 
+# only_one NAME: waits until no other script of that name runs on this cache.
+only_one() {
+  mkdir -p "$CACHE"
+  exec 8>"$CACHE/$1.lock"
+  flock -n 8 || { say "waiting for another run of $1"; flock 8; }
+}
+
 # need_packages PACKAGE...: installs the Debian packages that are missing.
 need_packages() {
   local package missing=()

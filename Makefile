@@ -1,0 +1,47 @@
+# Short names for what people do here. The work is in scripts/ (machine, cluster, images),
+# xtask (generated files, house rules) and e2e (tests on a cluster).
+SHELL := /bin/bash
+CACHE := $(or $(KUBEVIRT_RS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubevirt-rs)
+# Outside the repo, so that a fresh clone builds on what was built before.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+.DEFAULT_GOAL := help
+.PHONY: help cluster cluster-down images manifests build check unit e2e test demo clean
+
+help: ## this list
+	@awk -F ': .*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+cluster: ## a cluster to test on: yours (KUBECONFIG), or a kind cluster made from nothing
+	@scripts/cluster.sh up
+
+cluster-down: ## remove that kind cluster, and the Docker engine started for it
+	@scripts/cluster.sh down
+
+images: ## every component's image for both releases, into the cluster (yours: IMAGE_REGISTRY=)
+	@scripts/images.sh
+
+manifests: ## generate manifests/ and everything else that is generated (cargo xtask gen)
+	@cargo xtask gen
+
+build: ## the static release binaries that images and e2e use
+	@cargo build --release --workspace --bins
+
+check: ## format, lints, house rules
+	@cargo fmt --all --check
+	@cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@cargo xtask check
+
+unit: ## all tests that need no cluster
+	@cargo test --quiet --workspace --exclude e2e
+
+e2e: ## one end-to-end suite: make e2e SUITE=name
+	@scripts/e2e.sh suite $(or $(SUITE),$(error name a suite: make e2e SUITE=name))
+
+test: ## everything, on a machine that may have nothing
+	@scripts/test.sh
+
+demo: cluster images ## install v0.17.0, start a VM, update to v0.18.0, watch nothing stop
+	@scripts/e2e.sh demo
+
+clean: ## what cargo built (the cluster: make cluster-down; all caches: rm -r $(CACHE))
+	@cargo clean --quiet

@@ -1,0 +1,12 @@
+#!/bin/bash
+# e2e.sh demo|test|suite NAME: builds the e2e program and runs it against the cluster.
+# The program does the work; it finds the cluster in KUBECONFIG, virtctl on PATH and the API
+# server's audit log in AUDIT_LOG (not there on a cluster of your own).
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+[[ -e $KUBECONFIG || $CLUSTER_KIND == own ]] || fail "there is no cluster: make cluster"
+[[ $CLUSTER_KIND == kind ]] || unset AUDIT_LOG
+cd "$REPO"
+exec cargo run --quiet --release -p e2e -- "$@"
