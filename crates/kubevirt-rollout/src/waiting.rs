@@ -1,0 +1,195 @@
+//! What a plan waits for. Waiting is never an error: one value gives the condition's message, the event,
+//! the metric's label and what `virtctl update explain` prints.
+
+use std::fmt;
+
+/// One thing that has to happen before the plan goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitingOn {
+    /// The Job that dumps the target's manifests.
+    StrategyJob {
+        /// Its image.
+        image: String,
+        /// Why it doesn't come to an end; none while it runs.
+        cause: Option<String>,
+    },
+    /// The guard against new kinds isn't enforced by the API server yet.
+    GuardNotActive,
+    /// A CRD isn't served yet.
+    CrdNotEstablished {
+        /// Its name.
+        name: String,
+    },
+    /// A new CA hasn't reached every pod yet.
+    CaNotSpread {
+        /// Seconds until it is taken to have.
+        seconds: i64,
+    },
+    /// Handlers aren't up to date and ready yet.
+    HandlersNotReady {
+        /// Up to date and ready.
+        ready: usize,
+        /// Wanted.
+        of: usize,
+        /// The node on which one is tried first; none when all may go.
+        canary: Option<String>,
+        /// What fails; none while it is only taking time.
+        cause: Option<String>,
+    },
+    /// Replicas of virt-controller aren't up to date and ready yet.
+    ControllersNotReady {
+        /// Up to date and ready.
+        ready: usize,
+        /// Wanted.
+        of: usize,
+        /// What fails; none while it is only taking time.
+        cause: Option<String>,
+    },
+    /// Replicas of virt-api aren't up to date and ready yet.
+    ApiNotReady {
+        /// Up to date and ready.
+        ready: usize,
+        /// Wanted.
+        of: usize,
+        /// What fails; none while it is only taking time.
+        cause: Option<String>,
+    },
+    /// Controllers haven't reported the target release yet.
+    Reports {
+        /// Who, with what they report.
+        missing: Vec<String>,
+    },
+    /// Pods of another release are handing over.
+    OldPods {
+        /// Their names.
+        pods: Vec<String>,
+    },
+    /// Objects of a kind that the target doesn't have.
+    Leftovers {
+        /// The kind.
+        kind: String,
+        /// The target.
+        target: String,
+        /// How many are left.
+        count: usize,
+        /// Some of them.
+        some: Vec<String>,
+    },
+    /// Objects of ours are being deleted.
+    Deletion {
+        /// What, such as `CustomResourceDefinition virtualmachines.kubevirt.io`.
+        what: String,
+        /// How many of them are left.
+        left: usize,
+    },
+    /// The target can't be carried out as it is; somebody has to change the spec.
+    Refused {
+        /// Why.
+        cause: String,
+    },
+    /// Another KubeVirt object is the active one.
+    ExistingDeployment,
+}
+
+impl WaitingOn {
+    /// One word in CamelCase, for conditions, events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::StrategyJob { .. } => "StrategyJob",
+            Self::GuardNotActive => "GuardNotActive",
+            Self::CrdNotEstablished { .. } => "CrdNotEstablished",
+            Self::CaNotSpread { .. } => "CaNotSpread",
+            Self::HandlersNotReady { .. } => "HandlersNotReady",
+            Self::ControllersNotReady { .. } => "ControllersNotReady",
+            Self::ApiNotReady { .. } => "ApiNotReady",
+            Self::Reports { .. } => "Reports",
+            Self::OldPods { .. } => "OldPods",
+            Self::Leftovers { .. } => "Leftovers",
+            Self::Deletion { .. } => "Deletion",
+            Self::Refused { .. } => "Refused",
+            Self::ExistingDeployment => "ExistingDeployment",
+        }
+    }
+
+    /// What fails, when this is more than a matter of time.
+    pub fn cause(&self) -> Option<&str> {
+        match self {
+            Self::StrategyJob { cause, .. }
+            | Self::HandlersNotReady { cause, .. }
+            | Self::ControllersNotReady { cause, .. }
+            | Self::ApiNotReady { cause, .. } => cause.as_deref(),
+            Self::Refused { cause } => Some(cause),
+            Self::GuardNotActive
+            | Self::CrdNotEstablished { .. }
+            | Self::CaNotSpread { .. }
+            | Self::Reports { .. }
+            | Self::OldPods { .. }
+            | Self::Leftovers { .. }
+            | Self::Deletion { .. }
+            | Self::ExistingDeployment => None,
+        }
+    }
+}
+
+/// Up to three names, and how many more there are.
+fn names(all: &[String]) -> String {
+    match all {
+        [] => "nobody".to_owned(),
+        [a] => a.clone(),
+        [a, b] => format!("{a}, {b}"),
+        [a, b, c] => format!("{a}, {b}, {c}"),
+        [a, b, c, more @ ..] => format!("{a}, {b}, {c} and {} more", more.len()),
+    }
+}
+
+fn ready(f: &mut fmt::Formatter<'_>, component: &str, ready: usize, of: usize) -> fmt::Result {
+    write!(f, "{component}: {ready} of {of} ready")
+}
+
+fn because(f: &mut fmt::Formatter<'_>, cause: Option<&String>) -> fmt::Result {
+    match cause {
+        Some(cause) => write!(f, ": {cause}"),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StrategyJob { image, cause } => {
+                write!(f, "the manifests from image {image}")?;
+                because(f, cause.as_ref())
+            }
+            Self::GuardNotActive => f.write_str("the guard against new kinds to be enforced"),
+            Self::CrdNotEstablished { name } => {
+                write!(f, "CustomResourceDefinition {name} to be established")
+            }
+            Self::CaNotSpread { seconds } => write!(f, "the new CA to reach every pod ({seconds} s)"),
+            Self::HandlersNotReady { ready: n, of, canary, cause } => {
+                ready(f, "virt-handler", *n, *of)?;
+                if let Some(node) = canary {
+                    write!(f, ", trying node {node} first")?;
+                }
+                because(f, cause.as_ref())
+            }
+            Self::ControllersNotReady { ready: n, of, cause } => {
+                ready(f, "virt-controller", *n, *of)?;
+                because(f, cause.as_ref())
+            }
+            Self::ApiNotReady { ready: n, of, cause } => {
+                ready(f, "virt-api", *n, *of)?;
+                because(f, cause.as_ref())
+            }
+            Self::Reports { missing } => write!(f, "reports of {}", names(missing)),
+            Self::OldPods { pods } => write!(f, "old pods to hand over: {}", names(pods)),
+            Self::Leftovers { kind, target, count, some } => write!(
+                f,
+                "{count} {kind} to be deleted by their owners, because {target} doesn't have the kind: {}",
+                names(some)
+            ),
+            Self::Deletion { what, left } => write!(f, "deletion of {what}, {left} left"),
+            Self::Refused { cause } => f.write_str(cause),
+            Self::ExistingDeployment => f.write_str("There is an active KubeVirt deployment"),
+        }
+    }
+}
