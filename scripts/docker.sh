@@ -15,7 +15,18 @@ answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 running_pid() {
   local pid
   pid=$(cat "$pid_file" 2>/dev/null) || return 1
-  [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] && echo "$pid"
+  [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == */dockerd ]] && echo "$pid"
+}
+
+# A dying engine's process may still be there at the first look, so every look may start a new one.
+answers_or_start() {
+  answers && return
+  running_pid >/dev/null || {
+    rm -f "$pid_file" "$RUN_DIR/docker/containerd/containerd.pid"
+    setsid nohup dockerd "$@" </dev/null >>"$home/dockerd.log" 2>&1 8>&- &
+    sleep 1 # until it has written its pid file
+  }
+  return 1
 }
 
 lacks_sys_resource() {
@@ -37,12 +48,8 @@ start() {
   fi
   # A node needs more inotify instances than most kernels' 128 allow; where that can't be set, kind says so.
   sysctl -qw fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=1048576 2>/dev/null || true
-  if ! running_pid >/dev/null; then
-    rm -f "$pid_file" "$RUN_DIR/docker/containerd/containerd.pid"
-    setsid nohup dockerd "${options[@]}" </dev/null >>"$home/dockerd.log" 2>&1 8>&- &
-  fi
   export DOCKER_HOST=$socket
-  wait_for 60 "Docker's engine (log: $home/dockerd.log)" docker version
+  wait_for 60 "Docker's engine (log: $home/dockerd.log)" answers_or_start "${options[@]}"
 }
 
 case ${1:-} in

@@ -65,9 +65,9 @@ build_image() {
   container=$(docker create --privileged --network none kubevirt-rs/node-root bash /context/install.sh)
   trap 'docker rm -f "$container" >/dev/null; rm -rf "$work"' EXIT
   docker cp "$work/context" "$container:/context"
-  docker start -a "$container" >&2
+  docker start -a "$container" >"$CACHE/node-image.log" 2>&1 || fail "the node's installation (log: $CACHE/node-image.log)"
   docker commit "$container" kubevirt-rs/node-unnamed >/dev/null
-  docker build -q -t "$image" - >/dev/null <<'DOCKERFILE'
+  docker build -q -t "$image" - >>"$CACHE/node-image.log" 2>&1 <<'DOCKERFILE'
 FROM kubevirt-rs/node-unnamed
 ENV container=docker
 STOPSIGNAL SIGRTMIN+3
@@ -81,5 +81,8 @@ if ! docker image inspect "$image" >/dev/null 2>&1; then
   work=$(mktemp -d "$CACHE/node-image.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   build_image
+  for old in $(docker images --format '{{.Repository}}:{{.Tag}}' kubevirt-rs/node); do
+    [[ $old == "$image" ]] || docker rmi "$old" >/dev/null 2>&1 || true # in use by another cluster
+  done
 fi
 echo "$image"
