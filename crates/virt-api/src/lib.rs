@@ -1,1 +1,4 @@
-//! virt-api.
+//! virt-api: admission, subresources and the version gate.
+
+pub mod admission;
+pub mod refusal;

@@ -1,0 +1,74 @@
+//! Which instances, and which migrations of them, are admitted.
+
+use kubevirt_types::{Kind, Release, VirtualMachineInstance, VirtualMachineInstanceMigration};
+
+use super::field::{Findings, Path};
+use super::{Context, Question, metadata, release, spec};
+
+/// Checks an instance at its creation.
+pub fn validate_create(
+    question: &Question<'_, VirtualMachineInstance>,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) {
+    let Question { object, raw, old_raw, .. } = question;
+    metadata::validate_name(&object.metadata, findings);
+    if !context.by_component {
+        let at = Path::root("metadata").field("labels");
+        metadata::validate_labels(object.metadata.labels.as_ref(), None, &at, findings);
+    }
+    release::validate(Kind::VirtualMachineInstance, (raw, old_raw), context.own, context.floor, findings);
+    spec::validate(&object.spec, &Path::root("spec"), context.own, findings);
+}
+
+/// Checks a change of an instance. Its spec is what QEMU was started with: only components of ours
+/// may touch it.
+pub fn validate_update(
+    question: &Question<'_, VirtualMachineInstance>,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) {
+    if context.by_component {
+        return;
+    }
+    let Question { object, old, raw, old_raw } = question;
+    if raw.get("spec") != old_raw.get("spec") {
+        findings.forbidden(&Path::root("spec"), "update of VMI object is restricted: its spec can't be changed");
+    }
+    let old = old.as_ref().and_then(|old| old.metadata.labels.as_ref());
+    let at = Path::root("metadata").field("labels");
+    metadata::validate_labels(object.metadata.labels.as_ref(), old, &at, findings);
+}
+
+/// What is known of the instance that a migration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MigrationSubject {
+    /// There is none of this name.
+    Missing,
+    /// It has ended.
+    Final,
+    /// It is there.
+    Alive,
+}
+
+/// Checks a migration at its creation. This release carries none out, so none is admitted; one
+/// that is admitted and never moves would be worse.
+pub fn validate_migration(
+    migration: &VirtualMachineInstanceMigration,
+    subject: MigrationSubject,
+    own: &Release,
+    findings: &mut Findings,
+) {
+    let at = Path::root("spec").field("vmiName");
+    let name = migration.spec.vmi_name.as_str();
+    match subject {
+        _ if name.is_empty() => findings.required(&at, "the instance to move"),
+        MigrationSubject::Missing => {
+            findings.not_found(&at, name, "no VirtualMachineInstance of this name in the namespace");
+        }
+        MigrationSubject::Final => findings.invalid(&at, name, "Cannot migrate VMI in finalized state."),
+        MigrationSubject::Alive => {
+            findings.forbidden(&at, format!("{own} can't migrate a VirtualMachineInstance yet"));
+        }
+    }
+}
