@@ -1,0 +1,269 @@
+//! The launcher pod of an instance, as a value.
+//!
+//! Pure: the same instance and configuration always give the same pod, name included, so two
+//! leaders can't make two. Never asks what node there is or what already runs.
+
+mod resources;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, LocalObjectReference,
+    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, Volume,
+    VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kubevirt_types::vmi::KernelBootContainer;
+use kubevirt_types::{VirtualMachineInstance, labels};
+use sha2::{Digest, Sha256};
+
+pub use resources::{ResourcesError, memory_overhead};
+
+/// What the launcher pods of an installation have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LauncherConfig {
+    /// The image of virt-launcher.
+    pub image: String,
+    /// Run guests with QEMU's TCG where there is no working `/dev/kvm`.
+    pub use_emulation: bool,
+    /// Pull policy of the launcher's image and of images that name none.
+    pub image_pull_policy: String,
+}
+
+/// How long a guest has to shut down where its instance doesn't say.
+pub const DEFAULT_GRACE_SECONDS: i64 = 30;
+/// What the pod gets on top of the guest's grace, for the launcher to kill QEMU and report.
+const POD_GRACE_EXTRA_SECONDS: i64 = 15;
+/// Where the launcher's image has its binary.
+const BINARY: &str = "/usr/bin/virt-launcher";
+/// Where `copy-self` puts the binary, and where a user's image is asked to run it from.
+const SHARED_BIN: &str = "/var/run/kubevirt/bin";
+/// Where kernel and initrd of the user's image end up.
+const KERNEL_BOOT: &str = "/var/run/kubevirt/kernel-boot";
+/// The launcher's container.
+pub const COMPUTE: &str = "compute";
+
+/// The grace that an instance gives its guest.
+pub fn grace_seconds(vmi: &VirtualMachineInstance) -> i64 {
+    vmi.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).max(0)
+}
+
+/// The name of an instance's launcher pod: the same for the same uid, whoever asks.
+pub fn pod_name(vmi: &VirtualMachineInstance) -> String {
+    // Longer names would make the pod's host name and our labels invalid.
+    let name: String = vmi.name().chars().take(44).collect();
+    format!("virt-launcher-{}-{}", name.trim_end_matches(['-', '.']), short_hash(vmi.uid()))
+}
+
+/// Five characters out of 32^5, of an alphabet without look-alikes.
+pub fn short_hash(text: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"23456789abcdefghjkmnpqrstuvwxyz0";
+    Sha256::digest(text).iter().take(5).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+}
+
+/// The launcher pod of an instance.
+pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Result<Pod, ResourcesError> {
+    let kernel_boot = vmi.spec.domain.firmware.as_ref().and_then(|f| f.kernel_boot.as_ref());
+    let kernel_image = kernel_boot.and_then(|boot| boot.container.as_ref());
+    let mut node_selector = vmi.spec.node_selector.clone().unwrap_or_default();
+    node_selector.insert(labels::SCHEDULABLE.to_owned(), "true".to_owned());
+    let spec = PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        hostname: vmi.spec.hostname.clone(),
+        termination_grace_period_seconds: Some(grace_seconds(vmi) + POD_GRACE_EXTRA_SECONDS),
+        node_selector: Some(node_selector),
+        affinity: vmi.spec.affinity.clone(),
+        tolerations: Some(vmi.spec.tolerations.clone()).filter(|list| !list.is_empty()),
+        image_pull_secrets: kernel_image
+            .and_then(|image| image.image_pull_secret.clone())
+            .map(|name| vec![LocalObjectReference { name }]),
+        security_context: Some(PodSecurityContext {
+            run_as_user: Some(labels::LAUNCHER_UID),
+            run_as_group: Some(labels::LAUNCHER_UID),
+            run_as_non_root: Some(true),
+            fs_group: Some(labels::LAUNCHER_UID),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        init_containers: kernel_image.map(|image| init_containers(image, config)),
+        containers: vec![compute(vmi, config, kernel_image.is_some())?],
+        volumes: Some(volumes(kernel_image.is_some())),
+        ..PodSpec::default()
+    };
+    Ok(Pod { metadata: metadata(vmi), spec: Some(spec), status: None })
+}
+
+fn metadata(vmi: &VirtualMachineInstance) -> ObjectMeta {
+    let mut pod_labels = vmi.metadata.labels.clone().unwrap_or_default();
+    // Says where the guest runs, which isn't known of a pod that isn't scheduled.
+    pod_labels.remove(labels::NODE_NAME);
+    pod_labels.insert(labels::APP.to_owned(), "virt-launcher".to_owned());
+    pod_labels.insert(labels::CREATED_BY.to_owned(), vmi.uid().to_owned());
+    pod_labels.insert(labels::VM_NAME.to_owned(), label_value(vmi.name()));
+    let annotations = [
+        (labels::DOMAIN.to_owned(), vmi.name().to_owned()),
+        ("kubectl.kubernetes.io/default-container".to_owned(), COMPUTE.to_owned()),
+    ];
+    ObjectMeta {
+        name: Some(pod_name(vmi)),
+        namespace: vmi.metadata.namespace.clone(),
+        labels: Some(pod_labels),
+        annotations: Some(BTreeMap::from(annotations)),
+        owner_references: Some(vec![OwnerReference {
+            api_version: kubevirt_types::API_VERSION.to_owned(),
+            kind: "VirtualMachineInstance".to_owned(),
+            name: vmi.name().to_owned(),
+            uid: vmi.uid().to_owned(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// A name, short enough for a label.
+fn label_value(name: &str) -> String {
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+fn init_containers(image: &KernelBootContainer, config: &LauncherConfig) -> Vec<Container> {
+    let copy_self = Container {
+        name: "copy-self".to_owned(),
+        image: Some(config.image.clone()),
+        image_pull_policy: Some(config.image_pull_policy.clone()),
+        command: Some(vec![BINARY.to_owned(), "copy-self".to_owned(), SHARED_BIN.to_owned()]),
+        resources: Some(resources::init_container()),
+        security_context: Some(unprivileged()),
+        volume_mounts: Some(vec![mount("virt-bin-share", SHARED_BIN)]),
+        ..Container::default()
+    };
+    let mut command = vec![format!("{SHARED_BIN}/virt-launcher"), "kernel-boot".to_owned()];
+    for (flag, path) in [("--kernel", &image.kernel_path), ("--initrd", &image.initrd_path)] {
+        if let Some(path) = path {
+            command.extend([flag.to_owned(), path.clone()]);
+        }
+    }
+    command.extend(["--to".to_owned(), KERNEL_BOOT.to_owned()]);
+    let kernel_boot = Container {
+        name: "kernel-boot".to_owned(),
+        image: Some(image.image.clone()),
+        image_pull_policy: Some(
+            image.image_pull_policy.clone().unwrap_or_else(|| config.image_pull_policy.clone()),
+        ),
+        command: Some(command),
+        resources: Some(resources::init_container()),
+        security_context: Some(unprivileged()),
+        volume_mounts: Some(vec![
+            VolumeMount { read_only: Some(true), ..mount("virt-bin-share", SHARED_BIN) },
+            mount("kernel-boot", KERNEL_BOOT),
+        ]),
+        ..Container::default()
+    };
+    vec![copy_self, kernel_boot]
+}
+
+fn compute(
+    vmi: &VirtualMachineInstance,
+    config: &LauncherConfig,
+    has_kernel: bool,
+) -> Result<Container, ResourcesError> {
+    let mut command = vec![
+        BINARY.to_owned(),
+        "--name".to_owned(),
+        vmi.name().to_owned(),
+        "--namespace".to_owned(),
+        vmi.namespace().to_owned(),
+        "--uid".to_owned(),
+        vmi.uid().to_owned(),
+        "--grace-period-seconds".to_owned(),
+        grace_seconds(vmi).to_string(),
+    ];
+    if config.use_emulation {
+        command.push("--allow-emulation".to_owned());
+    }
+    let mut mounts = vec![
+        mount("private", "/var/run/kubevirt-private"),
+        mount("sockets", "/var/run/kubevirt/sockets"),
+        mount("ephemeral-disks", "/var/run/kubevirt-ephemeral-disks"),
+        // QEMU and its libraries want a place for temporary files; the root isn't writable.
+        mount("tmp", "/tmp"),
+    ];
+    if has_kernel {
+        mounts.push(VolumeMount { read_only: Some(true), ..mount("kernel-boot", KERNEL_BOOT) });
+    }
+    Ok(Container {
+        name: COMPUTE.to_owned(),
+        image: Some(config.image.clone()),
+        image_pull_policy: Some(config.image_pull_policy.clone()),
+        command: Some(command),
+        env: Some(vec![
+            field_env("POD_NAME", "metadata.name"),
+            field_env("POD_NAMESPACE", "metadata.namespace"),
+            field_env("NODE_NAME", "spec.nodeName"),
+            field_env("POD_IP", "status.podIP"),
+        ]),
+        readiness_probe: Some(Probe {
+            exec: Some(ExecAction { command: Some(vec![BINARY.to_owned(), "probe".to_owned()]) }),
+            period_seconds: Some(1),
+            timeout_seconds: Some(5),
+            // A busy node must not make a running guest look gone.
+            failure_threshold: Some(5),
+            ..Probe::default()
+        }),
+        resources: Some(resources::compute(vmi, config.use_emulation)?),
+        security_context: Some(unprivileged()),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    })
+}
+
+fn unprivileged() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_group: Some(labels::LAUNCHER_UID),
+        run_as_non_root: Some(true),
+        run_as_user: Some(labels::LAUNCHER_UID),
+        ..SecurityContext::default()
+    }
+}
+
+fn volumes(has_kernel: bool) -> Vec<Volume> {
+    let mut names = vec!["private", "sockets", "ephemeral-disks", "tmp"];
+    if has_kernel {
+        names.extend(["virt-bin-share", "kernel-boot"]);
+    }
+    names
+        .into_iter()
+        .map(|name| Volume {
+            name: name.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        })
+        .collect()
+}
+
+fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn field_env(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), api_version: None }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

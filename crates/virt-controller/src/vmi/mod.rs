@@ -1,0 +1,185 @@
+//! The VirtualMachineInstance controller: an instance gets its launcher pod, and is handed
+//! over to virt-handler when that answers; when it is deleted, its pod goes before it.
+//!
+//! Pure: [`decide`] sees one instance, its pods and the time. From `Scheduled` on the status
+//! belongs to virt-handler; written here are then only which pods there are, and the end of
+//! an instance whose pod has certainly ended while no virt-handler said so.
+
+mod deletion;
+pub mod pods;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kubevirt_types::vmi::VirtualMachineInstanceStatus;
+use kubevirt_types::{VirtualMachineInstance, VmiPhase, labels};
+use serde_json::json;
+
+use crate::decision::{Action, Decision};
+use crate::launcher::{self, LauncherConfig};
+use crate::{merge, owner};
+use pods::Launcher;
+pub use status::on_failure;
+
+/// How long virt-handler has to say how a guest ended, after its pod has.
+const REPORT_GRACE: Duration = Duration::from_secs(10);
+
+/// Whether the VM that made an instance is still there to look after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// No VM controls the instance.
+    None,
+    /// The VM that controls it exists.
+    Alive,
+    /// The VM that controls it doesn't exist any more.
+    Gone,
+}
+
+/// All that a decision about an instance depends on.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The instance.
+    pub vmi: Arc<VirtualMachineInstance>,
+    /// Pods that may be its launchers.
+    pub pods: Vec<Arc<Pod>>,
+    /// Its VM.
+    pub owner: Owner,
+    /// How launcher pods are made.
+    pub launcher: LauncherConfig,
+}
+
+/// What to do about an instance.
+pub fn decide(inputs: &Inputs, now: Timestamp) -> Decision {
+    let vmi = &*inputs.vmi;
+    let pods = pods::of_vmi(vmi, &inputs.pods);
+    if vmi.is_deleting() {
+        return deletion::decide(inputs, &pods, now);
+    }
+    let mut status = vmi.status.clone().unwrap_or_default();
+    let mut decision = Decision::default();
+    match status.phase {
+        VmiPhase::Unset | VmiPhase::Pending | VmiPhase::Scheduling => {
+            before_handover(inputs, &pods, &mut status, &mut decision, now);
+        }
+        VmiPhase::Scheduled | VmiPhase::Running | VmiPhase::Unknown => {
+            after_handover(vmi, &pods, &mut status, &mut decision, now);
+            write_status(vmi, &status, &mut decision);
+        }
+        VmiPhase::Succeeded | VmiPhase::Failed => {
+            status::observe_pods(&mut status, &pods);
+            write_status(vmi, &status, &mut decision);
+            decision.actions.extend(delete_pods(pods.iter().copied().filter(|pod| !pods::is_finished(pod))));
+        }
+    }
+    decision
+}
+
+/// From nothing to a launcher that answers.
+fn before_handover(
+    inputs: &Inputs,
+    pods: &[&Pod],
+    status: &mut VirtualMachineInstanceStatus,
+    decision: &mut Decision,
+    now: Timestamp,
+) {
+    let vmi = &*inputs.vmi;
+    // No pod without the finalizer that makes us clean up after it.
+    if let Some(patch) = owner::add_finalizer(&vmi.metadata, labels::FINALIZER_VMI) {
+        decision.actions.push(Action::Patch(patch));
+    }
+    match pods::current(vmi, pods) {
+        Launcher::Missing if status.phase == VmiPhase::Scheduling => {
+            // It was there: somebody deleted it. A cache that lags would look the same.
+            decision.confirm = true;
+            status::end(status, VmiPhase::Failed, "LauncherPodGone", "the launcher pod was deleted", now);
+            write_status(vmi, status, decision);
+        }
+        Launcher::Missing => {
+            status::pending(status, now);
+            match launcher::launcher_pod(vmi, &inputs.launcher) {
+                Ok(pod) => {
+                    decision.confirm = true;
+                    write_status(vmi, status, decision);
+                    decision.actions.push(Action::CreatePod(Box::new(pod)));
+                }
+                Err(error) => {
+                    status::not_synchronized(status, "FailedCreate", &error.to_string(), now);
+                    write_status(vmi, status, decision);
+                }
+            }
+        }
+        Launcher::Preparing(pod) => {
+            status::scheduling(status, pod, now);
+            write_status(vmi, status, decision);
+        }
+        Launcher::Ready(pod, node) => {
+            // The label first: virt-handler watches by label and acts on the phase.
+            if vmi.metadata.labels.as_ref().and_then(|l| l.get(labels::NODE_NAME)).map(String::as_str) != Some(node)
+            {
+                let patch = json!({ "metadata": { "labels": { labels::NODE_NAME: node } } });
+                decision.actions.push(Action::Patch(patch));
+            }
+            status::scheduled(status, pod, node, now);
+            status::observe_pods(status, pods);
+            write_status(vmi, status, decision);
+        }
+        Launcher::Finished { pod, .. } => {
+            status::end(status, VmiPhase::Failed, "LauncherPodFailed", &pods::failure(pod), now);
+            write_status(vmi, status, decision);
+        }
+    }
+}
+
+/// While virt-handler owns the status: only what it can't see.
+fn after_handover(
+    vmi: &VirtualMachineInstance,
+    pods: &[&Pod],
+    status: &mut VirtualMachineInstanceStatus,
+    decision: &mut Decision,
+    now: Timestamp,
+) {
+    status::observe_pods(status, pods);
+    match pods::current(vmi, pods) {
+        Launcher::Missing => {
+            decision.confirm = true;
+            status::end(status, VmiPhase::Failed, "LauncherPodGone", "the launcher pod is gone", now);
+        }
+        Launcher::Finished { pod, success, at } => {
+            let due = at.map_or(now, |at| at + REPORT_GRACE);
+            if now < due {
+                decision.look_again_at(due, now);
+            } else if success {
+                status::end(status, VmiPhase::Succeeded, "LauncherPodSucceeded", "", now);
+            } else {
+                status::end(status, VmiPhase::Failed, "LauncherPodFailed", &pods::failure(pod), now);
+            }
+        }
+        Launcher::Preparing(_) | Launcher::Ready(..) => {}
+    }
+}
+
+fn write_status(
+    vmi: &VirtualMachineInstance,
+    wanted: &VirtualMachineInstanceStatus,
+    decision: &mut Decision,
+) {
+    if let Some(patch) = merge::status_patch(vmi.status.as_ref(), wanted) {
+        decision.actions.push(Action::PatchStatus(patch));
+    }
+}
+
+/// Deletes pods that nobody has asked to delete yet.
+fn delete_pods<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<Action> {
+    pods.filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .map(|pod| Action::DeletePod {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
