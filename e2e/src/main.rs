@@ -1,3 +1,57 @@
-//! e2e.
+//! End-to-end tests and the demo, on a real cluster with real QEMU guests.
+//!
+//! Owns nothing of the product: it talks to it as a person would, through the Kubernetes API.
 
-fn main() {}
+mod audit;
+mod cluster;
+mod console;
+mod demo;
+mod observer;
+mod probe;
+mod product;
+mod report;
+mod suite;
+mod tests;
+mod ticks;
+mod vm;
+mod wait;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "End-to-end tests and the demo, on the cluster in KUBECONFIG")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The main job: an update from v0.17.0 to v0.18.0 with guests running and people at work, and its report.
+    Demo {
+        /// Where the report is written as JSON.
+        #[arg(long, default_value = "demo-report.json")]
+        report: std::path::PathBuf,
+    },
+    /// The core of every suite: what `make test` runs.
+    Test {
+        /// Run only tests whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// A whole suite.
+    Suite {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    match Arguments::parse().command {
+        Command::Demo { report } => demo::run(&report).await,
+        Command::Test { only } => suite::run("core", only.as_deref()).await,
+        Command::Suite { name } => suite::run(&name, None).await,
+    }
+}

@@ -26,6 +26,8 @@ pub const INSTALL_STRATEGY: &str = "kubevirt.io/install-strategy";
 pub const INSTALL_ENCODING: &str = "kubevirt.io/install-strategy-cm-encoding";
 /// Annotation: hash of the manifest that was applied, so that a change is seen without a diff.
 pub const MANIFEST_HASH: &str = "kubevirt.io/manifest-hash";
+/// Annotation: on pod templates and so on pods: hash of the template that the pod was made from.
+pub const TEMPLATE_HASH: &str = "kubevirt.io/template-hash";
 
 /// Label on a node: whether virt-handler there is able to run VMs.
 pub const SCHEDULABLE: &str = "kubevirt.io/schedulable";

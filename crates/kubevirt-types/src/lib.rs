@@ -17,7 +17,7 @@ pub mod vm;
 pub mod vmi;
 
 pub use kind::{API_VERSION, GROUP, VERSIONS};
-pub use kubevirt::KubeVirt;
+pub use kubevirt::{KubeVirt, KubeVirtPhase};
 pub use object::ObjectKey;
 pub use quantity::Quantity;
 pub use release::Release;

@@ -1,0 +1,305 @@
+//! The main job, as a story: install v0.17.0, run guests, put people to work, patch one field, watch, report.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use jiff::Timestamp;
+use kube::api::{DeleteParams, PostParams};
+use kubevirt_types::Release;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::cluster::Cluster;
+use crate::observer::{Observer, order, order_complaint};
+use crate::probe::Probes;
+use crate::product::{Product, UPDATE_LIMIT, how_it_stands};
+use crate::report::{Demand, Guest, Report};
+use crate::ticks::{Recorder, summarize};
+use crate::vm::{Vms, schedulable_nodes, tick_spec};
+use crate::wait::{self, Look};
+use crate::{audit, console};
+
+/// How long everything runs before the update begins, as the measure of the machine.
+const BASELINE: Duration = Duration::from_secs(30);
+/// How long everything goes on after the update, so that a late cut is seen.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// VMs whose ticks are recorded, and one whose console the probes attach to.
+const RECORDED: [&str; 2] = ["tick-a", "tick-b"];
+const ATTACHED: &str = "attached";
+
+/// Rules that v0.17.0 has and v0.18.0 doesn't, and the other way round.
+const OLD_RULE: &str = r#"{"apiGroups":[""],"resources":["nodes"],"verbs":["patch","update"]}"#;
+const NEW_RULE: &str = "virtualmachineinstancereplicasets/status";
+
+/// Runs the demo and writes its report.
+///
+/// # Errors
+/// When something that was demanded didn't hold, or the story can't go on.
+pub async fn run(report_file: &Path) -> anyhow::Result<()> {
+    let cluster = Cluster::connect().await?;
+    let product = Product::on(&cluster);
+    let (from, to) = (Release::V0_17_0, Release::V0_18_0);
+    println!("==> KubeVirt {from}");
+    cluster.remove_namespaces().await?;
+    product.bring_to(&from).await?;
+
+    let namespace = cluster.namespace("demo").await?;
+    let vms = Vms::of(&cluster, &namespace);
+    start_guests(&cluster, &vms).await?;
+    let report = update(&cluster, &product, &vms, (&from, &to)).await?;
+    report.print();
+    std::fs::write(report_file, serde_json::to_vec_pretty(&report)?)
+        .with_context(|| format!("writing {}", report_file.display()))?;
+    println!("\n  the whole report: {}", report_file.display());
+    cluster.remove_namespaces().await?;
+    ensure!(report.passed(), "the update did not keep its promise");
+    println!("==> the update kept its promise");
+    Ok(())
+}
+
+async fn start_guests(cluster: &Cluster, vms: &Vms) -> anyhow::Result<()> {
+    println!("==> guests");
+    let nodes = wait::until("a node on which VMs can run", Duration::from_secs(60), async || {
+        let nodes = schedulable_nodes(cluster).await?;
+        Ok(if nodes.is_empty() { Look::NotYet("none".into()) } else { Look::Done(nodes) })
+    })
+    .await?;
+    for (index, name) in RECORDED.iter().chain([&ATTACHED]).enumerate() {
+        let node = &nodes[index % nodes.len()];
+        println!("  VM {name} on {node}");
+        vms.create(name, "Always", Some(node)).await?;
+    }
+    for name in RECORDED.iter().chain([&ATTACHED]) {
+        vms.wait_running(name).await?;
+        first_tick(cluster, vms, name).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a guest has booted: its first tick on the console.
+pub async fn first_tick(cluster: &Cluster, vms: &Vms, name: &str) -> anyhow::Result<()> {
+    wait::until(format!("the first tick of {name}"), Duration::from_secs(120), async || {
+        let mut socket = console::attach(&cluster.client, &vms.namespace, name).await?;
+        let mut parser = crate::ticks::Parser::default();
+        let limit = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < limit {
+            let message = tokio::time::timeout(Duration::from_secs(20), futures::StreamExt::next(&mut socket));
+            let Ok(Some(message)) = message.await else { break };
+            if !parser.feed(&message?.into_data()).is_empty() {
+                return Ok(Look::Done(()));
+            }
+        }
+        Ok(Look::NotYet("nothing on the console".into()))
+    })
+    .await
+}
+
+async fn update(
+    cluster: &Cluster,
+    product: &Product,
+    vms: &Vms,
+    (from, to): (&Release, &Release),
+) -> anyhow::Result<Report> {
+    let mut before = Vec::new();
+    let mut recorders = Vec::new();
+    for name in RECORDED {
+        before.push(vms.incarnation(name).await?);
+        recorders.push(Recorder::start(&cluster.client, &vms.namespace, name));
+    }
+    let observer = Observer::start(&cluster.client);
+    let probes = Probes::start(cluster, &vms.namespace, ATTACHED);
+    let clock = MachineClock::start();
+    let baseline = Instant::now();
+    println!("==> people at work; {} s before the update are its measure", BASELINE.as_secs());
+    tokio::time::sleep(BASELINE).await;
+
+    println!("==> kubectl patch kv kubevirt: spec.imageTag = {to}");
+    let (begun, begun_at) = (Instant::now(), Timestamp::now());
+    product.set_tag(&to.to_string()).await?;
+    let refusal = watch_update(product, vms, to).await?;
+    let updated = begun.elapsed();
+    println!("==> KubeVirt {to} after {:.0} s", updated.as_secs_f64());
+    let accepted = replica_set_is_accepted(product, vms).await;
+    tokio::time::sleep(AFTERMATH).await;
+
+    let ended = Instant::now();
+    let machine_delay_ms = clock.finish().await?;
+    let requests = probes.finish().await;
+    let mut guests = Vec::new();
+    for ((name, before), recorder) in RECORDED.into_iter().zip(before).zip(recorders) {
+        let record = recorder.finish().await?;
+        guests.push(Guest {
+            name: name.to_owned(),
+            before,
+            after: vms.incarnation(name).await?,
+            ticks_before: summarize(&record.ticks, baseline, begun),
+            ticks_during: summarize(&record.ticks, begun, ended),
+            consoles_dropped: record.dropped,
+            causes: record.causes,
+        });
+    }
+    let pods = observer.finish().await?;
+    let mut report = Report {
+        from: from.to_string(),
+        to: to.to_string(),
+        begun: begun_at,
+        seconds: updated.as_secs_f64(),
+        order: order(&pods, to, begun_at),
+        audit_order: audit::operator_writes(begun_at).map(|writes| audit::first_writes(&writes)),
+        requests,
+        guests,
+        machine_delay_ms,
+        pods,
+        demands: Vec::new(),
+    };
+    report.demands = demands(&report, product, &refusal, accepted).await?;
+    Ok(report)
+}
+
+/// Follows the update to its end, trying all the time to use the kind that is new in the target. Returns the
+/// last refusal that named the version gate.
+async fn watch_update(product: &Product, vms: &Vms, to: &Release) -> anyhow::Result<Option<String>> {
+    let mut refusal = None;
+    let mut shown = String::new();
+    let mut accepted_early = false;
+    wait::until(format!("KubeVirt {to}"), UPDATE_LIMIT, async || {
+        if product.settled().await?.as_ref() == Some(to) {
+            return Ok(Look::Done(()));
+        }
+        match create_replica_set(product, vms).await {
+            Ok(()) => accepted_early = product.settled().await?.as_ref() != Some(to),
+            Err(error) if error.contains("version gate") => refusal = Some(error),
+            Err(_) => {}
+        }
+        let stands = product.object().await?.as_ref().map(how_it_stands).unwrap_or_default();
+        if stands != shown {
+            println!("  {stands}");
+            shown.clone_from(&stands);
+        }
+        Ok(Look::NotYet(stands))
+    })
+    .await?;
+    ensure!(!accepted_early, "a VirtualMachineInstanceReplicaSet was accepted before the update was over");
+    Ok(refusal)
+}
+
+async fn create_replica_set(product: &Product, vms: &Vms) -> Result<(), String> {
+    let object = serde_json::from_value(json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceReplicaSet",
+        "metadata": {"name": "new-kind"},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": "new-kind"}},
+            "template": {"metadata": {"labels": {"app": "new-kind"}}, "spec": tick_spec(None)},
+        },
+    }))
+    .map_err(|error| error.to_string())?;
+    let created = product.replica_sets(&vms.namespace).create(&PostParams::default(), &object).await;
+    created.map(|_| ()).map_err(|error| error.to_string())
+}
+
+async fn replica_set_is_accepted(product: &Product, vms: &Vms) -> Result<(), String> {
+    let created = wait::until("the new kind to be accepted", Duration::from_secs(30), async || {
+        create_replica_set(product, vms).await.map(Look::Done).map_err(anyhow::Error::msg)
+    });
+    created.await.map_err(|error| format!("{error:#}"))?;
+    let api = product.replica_sets(&vms.namespace);
+    api.delete("new-kind", &DeleteParams::default()).await.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// What the demo exits 0 for.
+async fn demands(
+    report: &Report,
+    product: &Product,
+    refusal: &Option<String>,
+    accepted: Result<(), String>,
+) -> anyhow::Result<Vec<Demand>> {
+    let demand = |what: &str, held: bool, seen: String| Demand { what: what.to_owned(), held, seen };
+    let mut demands = Vec::new();
+    for guest in &report.guests {
+        demands.push(demand(
+            &format!("{} kept its pod and its QEMU process", guest.name),
+            guest.before == guest.after,
+            format!("pod {}, {}", guest.after.pod, guest.after.qemu),
+        ));
+        // The guest shares two cores with everything that is being replaced: its gap may be as long as
+        // before, and longer by what this machine's own timer was late, twice over.
+        let allowed = guest.ticks_before.longest_arrival_gap_ms.max(500) + 2 * report.machine_delay_ms;
+        let during = &guest.ticks_during;
+        demands.push(demand(
+            &format!("{}'s ticks have no gap beyond {allowed} ms and none is lost", guest.name),
+            during.ticks > 0
+                && during.missing == 0
+                && during.disordered == 0
+                && during.longest_arrival_gap_ms <= allowed,
+            format!(
+                "{} ticks, longest gap {} ms, {} missing",
+                during.ticks, during.longest_arrival_gap_ms, during.missing
+            ),
+        ));
+    }
+    let (sent, failed) = report
+        .requests
+        .values()
+        .fold((0, 0), |(sent, failed), tally| (sent + tally.requests, failed + tally.failed));
+    demands.push(demand("no API request failed", failed == 0 && sent > 0, format!("{failed} of {sent} failed")));
+    let complaint = order_complaint(&report.order);
+    demands.push(demand(
+        "handlers, then controllers, then api (from pods)",
+        complaint.is_none(),
+        complaint.unwrap_or_else(|| "kept".into()),
+    ));
+    if let Some(written) = &report.audit_order {
+        demands.push(demand(
+            "handlers, then controllers, then api (from the audit log)",
+            written == &crate::observer::UPDATE_ORDER,
+            written.join(", "),
+        ));
+    }
+    let rules = product.cluster_rules("kubevirt-controller").await?.unwrap_or_default().to_string();
+    demands.push(demand(
+        "old RBAC rules are gone, new ones there",
+        !rules.contains(OLD_RULE) && rules.contains(NEW_RULE),
+        format!("old gone: {}, new there: {}", !rules.contains(OLD_RULE), rules.contains(NEW_RULE)),
+    ));
+    demands.push(demand(
+        "the new kind was refused before the end, naming the version gate",
+        refusal.is_some(),
+        refusal.clone().unwrap_or_else(|| "never refused".into()),
+    ));
+    demands.push(demand(
+        "the new kind is accepted after the end",
+        accepted.is_ok(),
+        accepted.err().unwrap_or_else(|| "accepted".into()),
+    ));
+    Ok(demands)
+}
+
+/// Measures how late this machine is with a timer: what its own load explains.
+struct MachineClock {
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<u64>,
+}
+
+impl MachineClock {
+    fn start() -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut latest = 0;
+            while !*stopped.borrow() {
+                let begun = Instant::now();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                latest = latest.max(begun.elapsed().as_millis() as u64 - 100);
+            }
+            latest
+        });
+        Self { stop, task }
+    }
+
+    async fn finish(self) -> anyhow::Result<u64> {
+        self.stop.send_replace(true);
+        Ok(self.task.await?)
+    }
+}

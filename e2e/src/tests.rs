@@ -1,0 +1,26 @@
+//! All end-to-end tests, in the order in which they disturb each other least.
+
+mod install;
+mod lifecycle;
+mod refusals;
+mod update;
+
+use crate::suite::{Test, test};
+
+/// Every test.
+pub fn all() -> Vec<Test> {
+    vec![
+        test!("update", core: true, install::from_nothing),
+        test!("update", core: true, install::looks_as_a_user_knows_it),
+        test!("vm", core: true, lifecycle::run_strategies),
+        test!("vm", core: true, lifecycle::what_does_not_work_is_refused),
+        test!("update", core: true, refusals::of_kubevirt_objects),
+        test!("update", core: true, refusals::of_an_impossible_tag),
+        test!("update", core: true, refusals::of_a_changed_crd_version),
+        test!("update", core: true, update::by_image_tag),
+        test!("update", core: true, update::rollback),
+        test!("update", core: true, update::back_in_the_middle),
+        test!("update", core: true, update::by_operator_manifest),
+        test!("update", core: true, install::uninstall),
+    ]
+}
