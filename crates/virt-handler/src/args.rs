@@ -1,0 +1,41 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Runs the virtual machines of one node.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "virt-handler", version)]
+pub struct Args {
+    /// TLS port of health and metrics.
+    #[arg(long, default_value_t = 8443)]
+    pub port: u16,
+    /// TLS port of consoles, screens and pausing, for virt-api only.
+    #[arg(long, default_value_t = kubevirt_types::labels::HANDLER_CONSOLE_PORT)]
+    pub console_server_port: u16,
+    /// Devices of each kind that pods of this node may use at a time.
+    #[arg(long, default_value_t = 1000)]
+    pub max_devices: u32,
+    /// Where the kubelet's pods directory is mounted.
+    #[arg(long, default_value = "/pods")]
+    pub pods_dir: PathBuf,
+    /// Where the kubelet's directory for device plugins is mounted.
+    #[arg(long, default_value = "/var/lib/kubelet/device-plugins")]
+    pub device_plugins_dir: PathBuf,
+    /// Where the host's /dev is mounted.
+    #[arg(long, default_value = "/host-dev")]
+    pub host_dev: PathBuf,
+    /// The file whose lock says which handler of the node acts.
+    #[arg(long, default_value = "/var/run/kubevirt/virt-handler.lock")]
+    pub lock_file: PathBuf,
+    /// Directory of the server's certificate.
+    #[arg(long, default_value = "/etc/virt-handler/servercertificates")]
+    pub cert_dir: PathBuf,
+    /// Directory of the CA bundle.
+    #[arg(long, default_value = "/etc/kubevirt/ca")]
+    pub ca_dir: PathBuf,
+    /// Verbosity of the log.
+    #[arg(short = 'v', long, default_value_t = kubevirt_runtime::logging::DEFAULT_VERBOSITY)]
+    pub verbosity: u32,
+}

@@ -1,0 +1,221 @@
+//! The console server: streams to a guest's console and screen, and pausing it, for virt-api.
+//!
+//! Who may call is settled by TLS. A stream needs no lock and leaves no state here: the launcher
+//! is asked first, and only if it agrees the connection becomes a websocket. The answer's header
+//! [`OFFSET_HEADER`] tells where in the guest's output the stream begins, so that a caller can
+//! resume it through another handler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Extension, Json, Router};
+use http::{HeaderValue, StatusCode};
+use kubevirt_runtime::serve::StreamTracker;
+use kubevirt_stream::attach::{AttachError, AttachRequest, OFFSET_HEADER, attach};
+use kubevirt_stream::relay::relay;
+use kubevirt_stream::websocket::{NotAWebsocket, Upgrade};
+use kubevirt_types::VirtualMachineInstance;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use crate::launcher::calls::{self, CallError};
+use crate::launcher::link::Links;
+use crate::launcher::socket::{self, SocketError};
+use crate::metrics::STREAMS;
+use crate::vmi::decide::pod_uid;
+
+/// A launcher answers an attach from memory.
+const ATTACH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Finds a VMI of this node.
+pub type Lookup = Arc<dyn Fn(&str, &str) -> Option<Arc<VirtualMachineInstance>> + Send + Sync>;
+
+/// What the server needs.
+#[derive(Clone)]
+pub struct Consoles {
+    /// The VMIs of this node.
+    pub lookup: Lookup,
+    /// Their launchers.
+    pub links: Links,
+    /// This node.
+    pub node: String,
+}
+
+/// What a stream's caller may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Attach {
+    session: Option<String>,
+    resume_from: Option<u64>,
+    preserve_session: bool,
+}
+
+/// Why a request came to nothing, as its caller is told.
+#[derive(Debug, thiserror::Error)]
+enum ConsoleError {
+    #[error("virtualmachineinstances.kubevirt.io \"{name}\" not found on node {node}")]
+    NotHere { name: String, node: String },
+    #[error(transparent)]
+    NotAWebsocket(#[from] NotAWebsocket),
+    #[error("{0}")]
+    Query(String),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("can't connect to the launcher: {0}")]
+    Connect(std::io::Error),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("the launcher did not answer in {} s", ATTACH_LIMIT.as_secs())]
+    Slow,
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// The routes.
+pub fn router(consoles: Consoles) -> Router {
+    let at = |what: &str| format!("/v1/namespaces/{{namespace}}/virtualmachineinstances/{{name}}/{what}");
+    Router::new()
+        .route(&at("console"), get(stream_console))
+        .route(&at("vnc"), get(stream_vnc))
+        .route(&at("pause"), put(pause))
+        .route(&at("unpause"), put(unpause))
+        .with_state(consoles)
+}
+
+type Name = Path<(String, String)>;
+type Asked = Result<Query<Attach>, axum::extract::rejection::QueryRejection>;
+
+async fn stream_console(
+    State(consoles): State<Consoles>,
+    Path(name): Name,
+    asked: Asked,
+    Extension(streams): Extension<StreamTracker>,
+    request: Request,
+) -> Result<Response, ConsoleError> {
+    consoles.stream(name, socket::CONSOLE, asked, streams, request).await
+}
+
+async fn stream_vnc(
+    State(consoles): State<Consoles>,
+    Path(name): Name,
+    asked: Asked,
+    Extension(streams): Extension<StreamTracker>,
+    request: Request,
+) -> Result<Response, ConsoleError> {
+    consoles.stream(name, socket::VNC, asked, streams, request).await
+}
+
+async fn pause(State(consoles): State<Consoles>, Path(name): Name) -> Result<StatusCode, ConsoleError> {
+    calls::pause(&consoles.links, &consoles.pod_of(&name)?).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn unpause(State(consoles): State<Consoles>, Path(name): Name) -> Result<StatusCode, ConsoleError> {
+    calls::unpause(&consoles.links, &consoles.pod_of(&name)?).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+impl Consoles {
+    fn pod_of(&self, (namespace, name): &(String, String)) -> Result<String, ConsoleError> {
+        let vmi = (self.lookup)(namespace, name);
+        let pod = vmi.as_ref().and_then(|vmi| pod_uid(vmi, &self.node));
+        pod.map(str::to_owned)
+            .ok_or_else(|| ConsoleError::NotHere { name: name.clone(), node: self.node.clone() })
+    }
+
+    async fn stream(
+        &self,
+        name: (String, String),
+        socket: &'static str,
+        asked: Asked,
+        streams: StreamTracker,
+        mut request: Request,
+    ) -> Result<Response, ConsoleError> {
+        let asked = asked.map_err(|rejection| ConsoleError::Query(rejection.body_text()))?.0;
+        let pod = self.pod_of(&name)?;
+        let upgrade = Upgrade::from_request(&mut request)?;
+        let found = socket::find(self.links.pods(), &pod, socket)?;
+        let mut guest = UnixStream::connect(found.path()).await.map_err(ConsoleError::Connect)?;
+        let session = asked.session.clone().unwrap_or_else(own_session);
+        let request = AttachRequest {
+            session: session.clone(),
+            resume_from: asked.resume_from,
+            preserve_session: asked.preserve_session,
+        };
+        let attached = tokio::time::timeout(ATTACH_LIMIT, attach(&mut guest, &request)).await;
+        let offset = attached.map_err(|_| ConsoleError::Slow)??;
+        let mut response: Response = upgrade.response();
+        response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
+        let stop = streams.stop().clone();
+        streams.spawn(async move {
+            let _open = Open::new();
+            let (namespace, name) = name;
+            tracing::info!(namespace, name, socket, session, offset, "stream begins");
+            match upgrade.websocket().await {
+                Ok(websocket) => {
+                    let end = relay(websocket, guest, &stop).await;
+                    tracing::info!(namespace, name, socket, session, ?end, "stream ends");
+                }
+                Err(error) => tracing::info!(namespace, name, socket, session, %error, "stream not begun"),
+            }
+        });
+        Ok(response)
+    }
+}
+
+/// A session of a caller that names none.
+fn own_session() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("virt-handler-{}-{count}", jiff::Timestamp::now().as_nanosecond())
+}
+
+/// Counts a stream as long as it lives.
+struct Open;
+
+impl Open {
+    fn new() -> Self {
+        STREAMS.inc();
+        Self
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        STREAMS.dec();
+    }
+}
+
+impl ConsoleError {
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NotHere { .. } => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::NotAWebsocket(_) | Self::Query(_) | Self::Call(CallError::Unsupported { .. }) => {
+                (StatusCode::BAD_REQUEST, "BadRequest")
+            }
+            Self::Socket(_) | Self::Connect(_) | Self::Attach(_) | Self::Call(CallError::Unreachable) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+            }
+            Self::Slow | Self::Call(CallError::Slow { .. }) => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+            Self::Call(CallError::Refused { .. } | CallError::Encode(_)) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
+            }
+        }
+    }
+}
+
+impl IntoResponse for ConsoleError {
+    fn into_response(self) -> Response {
+        let (code, reason) = self.status();
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.to_string(), "reason": reason, "code": code.as_u16(),
+        });
+        (code, Json(status)).into_response()
+    }
+}

@@ -1,0 +1,184 @@
+//! One VMI, once: look, decide, write, ask, tell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::{Api, Resource};
+use kubevirt_types::VirtualMachineInstance;
+use kubevirt_types::vmi::VirtualMachineInstanceStatus;
+
+use super::Control;
+use crate::launcher::calls::{self, CallError};
+use crate::vmi::decide::{Call, Memory, Notice, View, decide, pod_uid};
+use crate::vmi::status;
+
+/// How long the API server has for one call.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How soon a VMI is looked at again whose status somebody else has written: the watch brings it sooner.
+const CONFLICT: Duration = Duration::from_secs(1);
+/// How soon a VMI is looked at again that came to nothing.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A VMI that came to nothing this time.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Its status can't be written.
+    #[error("can't write the status of {namespace}/{name}")]
+    Status {
+        #[allow(missing_docs)]
+        namespace: String,
+        #[allow(missing_docs)]
+        name: String,
+        #[allow(missing_docs)]
+        source: Box<kube::Error>,
+    },
+    /// The API server is silent.
+    #[error("the API server did not answer about {namespace}/{name}")]
+    Silent {
+        #[allow(missing_docs)]
+        namespace: String,
+        #[allow(missing_docs)]
+        name: String,
+    },
+    /// Its launcher doesn't do as it is told.
+    #[error("{call:?} of {namespace}/{name}")]
+    Call {
+        #[allow(missing_docs)]
+        namespace: String,
+        #[allow(missing_docs)]
+        name: String,
+        #[allow(missing_docs)]
+        call: Call,
+        #[allow(missing_docs)]
+        source: CallError,
+    },
+}
+
+/// Looks at one VMI and does what is to be done.
+pub async fn reconcile(
+    vmi: Arc<VirtualMachineInstance>,
+    control: Arc<Control>,
+) -> Result<Action, ReconcileError> {
+    let Some(pod) = pod_uid(&vmi, &control.node) else { return Ok(Action::await_change()) };
+    control.links.ensure(pod);
+    let now = Timestamp::now();
+    let memory = control.memory().get(vmi.uid()).cloned().unwrap_or_default();
+    let knowledge = control.links.knowledge(pod);
+    let facts = control.pods.facts(pod);
+    let decision = decide(View {
+        vmi: &vmi,
+        node: &control.node,
+        knowledge: &knowledge,
+        pod: facts.as_ref(),
+        memory: &memory,
+        now,
+    });
+    tracing::debug!(namespace = vmi.namespace(), name = vmi.name(), ?knowledge, ?decision, "decided");
+    // Written first: the decision holds for the object that was read, and a call changes nothing
+    // that a second look would not see.
+    let mut written = true;
+    if let Some(wanted) = &decision.status {
+        written = write(&control, &vmi, wanted).await?;
+        if written && let Some(notice) = &decision.notice {
+            publish(&control, &vmi, notice).await;
+        }
+    }
+    if let Some(call) = decision.call {
+        ask(&control, &vmi, pod, call, memory, now).await?;
+    }
+    let again = if written { decision.again } else { Some(CONFLICT) };
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// When to look again after an error.
+pub fn after_error(vmi: Arc<VirtualMachineInstance>, error: &ReconcileError, _: Arc<Control>) -> Action {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(namespace = vmi.namespace(), name = vmi.name(), %error, cause, "VMI");
+    Action::requeue(RETRY)
+}
+
+/// Writes a status. False when somebody else was faster, or the VMI is gone.
+async fn write(
+    control: &Control,
+    vmi: &VirtualMachineInstance,
+    wanted: &VirtualMachineInstanceStatus,
+) -> Result<bool, ReconcileError> {
+    let Some(patch) = status::patch(vmi, wanted) else { return Ok(true) };
+    let (namespace, name) = (vmi.namespace().to_owned(), vmi.name().to_owned());
+    let api: Api<VirtualMachineInstance> = Api::namespaced(control.client.clone(), &namespace);
+    let parameters = PatchParams::default();
+    let patch = Patch::Merge(patch);
+    match tokio::time::timeout(LIMIT, api.patch_status(&name, &parameters, &patch)).await {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(kube::Error::Api(answer))) if answer.is_conflict() || answer.is_not_found() => Ok(false),
+        Ok(Err(source)) => Err(ReconcileError::Status { namespace, name, source: Box::new(source) }),
+        Err(_) => Err(ReconcileError::Silent { namespace, name }),
+    }
+}
+
+async fn ask(
+    control: &Control,
+    vmi: &VirtualMachineInstance,
+    pod: &str,
+    call: Call,
+    memory: Memory,
+    now: Timestamp,
+) -> Result<(), ReconcileError> {
+    let allow_emulation = control.use_emulation.borrow().unwrap_or(false);
+    let notice = match calls::carry_out(&control.links, pod, call, vmi, allow_emulation).await {
+        Ok(()) => match call {
+            Call::Sync => Some(Notice::normal("Created", "VirtualMachineInstance defined.")),
+            // Said once, not each time the button is pressed.
+            Call::Shutdown { .. } if memory.shutdown_sent.is_some() => None,
+            Call::Shutdown { .. } => Some(Notice::normal("ShuttingDown", "Signaled Graceful Shutdown")),
+            Call::Kill if memory.kill_sent.is_some() => None,
+            Call::Kill => Some(Notice::normal("Deleted", "Signaled Deletion")),
+        },
+        Err(source) => {
+            if call == Call::Sync {
+                let message = source.to_string();
+                publish(control, vmi, &Notice::warning("SyncFailed", &message)).await;
+                write(control, vmi, &status::sync_failed(vmi, &message, now)).await?;
+            }
+            let (namespace, name) = (vmi.namespace().to_owned(), vmi.name().to_owned());
+            return Err(ReconcileError::Call { namespace, name, call, source });
+        }
+    };
+    remember(control, vmi, call, now);
+    if let Some(notice) = notice {
+        publish(control, vmi, &notice).await;
+    }
+    Ok(())
+}
+
+fn remember(control: &Control, vmi: &VirtualMachineInstance, call: Call, now: Timestamp) {
+    let mut memory = control.memory();
+    let memory = memory.entry(vmi.uid().to_owned()).or_default();
+    match call {
+        Call::Sync => {}
+        Call::Shutdown { .. } => memory.shutdown_sent = Some(now),
+        Call::Kill => memory.kill_sent = Some(now),
+    }
+}
+
+/// Tells people. An event that gets lost changes nothing.
+async fn publish(control: &Control, vmi: &VirtualMachineInstance, notice: &Notice) {
+    let event = Event {
+        type_: if notice.warning { EventType::Warning } else { EventType::Normal },
+        reason: notice.reason.to_owned(),
+        note: Some(notice.message.chars().take(1000).collect()),
+        action: notice.reason.to_owned(),
+        secondary: None,
+    };
+    let regarding: ObjectReference = vmi.object_ref(&());
+    match tokio::time::timeout(LIMIT, control.recorder.publish(&event, &regarding)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, reason = notice.reason, "can't publish an event"),
+        Err(_) => tracing::warn!(reason = notice.reason, "publishing an event took too long"),
+    }
+}
