@@ -30,9 +30,9 @@ choose_image() {
   if [[ $image == kubevirt-rs/node:* ]]; then built=1; fi
 }
 
+# The name of kind's own image is in kind's binary.
 pull_default_image() {
-  default_image=$(cd / && go mod download -json "sigs.k8s.io/kind@$KIND_VERSION" | sed -n 's/^\t"Dir": "\(.*\)",*/\1/p')
-  default_image=$(sed -n 's/^const Image = "\(.*\)"/\1/p' "$default_image/pkg/apis/config/defaults/image.go")
+  default_image=$(grep -aoEm1 'kindest/node:v[0-9.]+@sha256:[0-9a-f]{64}' "$(command -v "$KIND")" | head -n 1)
   say "trying to pull $default_image"
   timeout 600 docker pull -q "$default_image" >/dev/null 2>&1
 }
@@ -72,6 +72,7 @@ create() {
   is_limited || drop+=(-e '/# if: limited$/d')
   mkdir -p "$audit/policy"
   rm -f "$audit"/*.log
+  : >"$audit/audit.log" # ours to read; the API server, root in its node, appends to it
   cp "$REPO/scripts/audit-policy.yaml" "$audit/policy/policy.yaml"
   sed "${drop[@]}" -e 's/ *# if: [a-z]*$//' -e "s|@AUDIT@|$audit|; s|@POD_SUBNET@|$POD_SUBNET|" "$REPO/e2e/kind.yaml" >"$config"
   say "creating the kind cluster $KIND_CLUSTER from $image"

@@ -8,5 +8,6 @@ source "$(dirname "$0")/lib.sh"
 
 [[ -e $KUBECONFIG || $CLUSTER_KIND == own ]] || fail "there is no cluster: make cluster"
 [[ $CLUSTER_KIND == kind ]] || unset AUDIT_LOG
+build_release
 cd "$REPO"
-exec cargo run --quiet --release -p e2e -- "$@"
+exec "$CARGO_TARGET_DIR/$RUST_TARGET/release/e2e" "$@"

@@ -17,9 +17,7 @@ build_binaries() {
   [[ -z ${BINARIES:-} ]] || return 0
   BINARIES=$CARGO_TARGET_DIR/$RUST_TARGET/release
   say "building the binaries (log: $CACHE/cargo.log)"
-  local packages=()
-  for name in "${components[@]}" virtctl; do packages+=(-p "$name"); done
-  (cd "$REPO" && cargo build --release "${packages[@]}") >"$CACHE/cargo.log" 2>&1 || {
+  build_release >"$CACHE/cargo.log" 2>&1 || {
     tail -n 40 "$CACHE/cargo.log" >&2
     fail "cargo build"
   }

@@ -49,6 +49,9 @@ need_packages() {
   ) 9>"$CACHE/apt.lock"
 }
 
+# build_release: every binary in one go, always with the same features, so that nothing is built twice.
+build_release() { (cd "$REPO" && cargo build --release --workspace --bins); }
+
 # key_of WORD...: a short hash of the words, and of the contents of those that name a file of the repo:
 # names what is made of them in the cache.
 key_of() {

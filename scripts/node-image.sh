@@ -10,7 +10,7 @@ sources=scripts/node-image
 binaries=$CACHE/kubernetes-$(key_of "$KUBERNETES_VERSION" $sources/{go.mod,go.sum,main.go,pause/main.go})
 node_packages=systemd,systemd-sysv,dbus,conntrack,iptables,nftables,iproute2,ethtool,util-linux,mount,kmod,libseccomp2,pigz,e2fsprogs,bash,ca-certificates,curl,jq,procps,containerd,runc,containernetworking-plugins,hostname,socat
 node_root=$CACHE/node.root-$(key_of "$DEBIAN_SUITE" $node_packages)
-image=kubevirt-rs/node:$(key_of "$binaries" "$node_root" "$KIND_VERSION" "$PAUSE_IMAGE" scripts/{node-image,minimal-root}.sh $sources/{install.sh,default-storage.yaml})
+image=kubevirt-rs/node:$(key_of "${binaries##*/}" "${node_root##*/}" "$KIND_VERSION" "$PAUSE_IMAGE" scripts/{node-image,minimal-root}.sh $sources/{install.sh,default-storage.yaml})
 
 build_binaries() {
   local out=$1 version_package=k8s.io/component-base/version minor=${KUBERNETES_VERSION#v1.}
