@@ -4,10 +4,16 @@
 //! lowest release among those that the cluster wants. virt-api computes it from what it watches
 //! itself, so the gate holds with the operator down.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::Feature;
+use crate::labels::REPORT_VERSION;
 use crate::release::Release;
 
 /// A virt-controller or virt-handler that the cluster has, or wants and doesn't have.
@@ -17,6 +23,109 @@ pub struct Reporter {
     pub name: String,
     /// What it reports; none when it has not reported yet, or doesn't exist yet.
     pub release: Option<Release>,
+}
+
+/// What the gate needs to know of a pod of virt-controller or virt-handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its name.
+    pub name: String,
+    /// Its node; none while it has none.
+    pub node: Option<String>,
+    /// When it was made.
+    pub created: Option<jiff::Timestamp>,
+    /// Whether it is being deleted, or has ended.
+    pub ending: bool,
+}
+
+impl PodFacts {
+    /// Takes them from a pod.
+    pub fn from_pod(pod: &Pod) -> Self {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        Self {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            ending: pod.metadata.deletion_timestamp.is_some()
+                || matches!(phase, Some("Succeeded" | "Failed")),
+        }
+    }
+}
+
+/// One version report: which pod says that it runs which release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The pod that reports.
+    pub pod: String,
+    /// What it reports.
+    pub release: Release,
+}
+
+impl Report {
+    /// Takes it from a report's Lease; none where the Lease is no readable report.
+    pub fn from_lease(lease: &Lease) -> Option<Self> {
+        let release = lease.metadata.labels.as_ref()?.get(REPORT_VERSION)?.parse().ok()?;
+        let pod = lease.spec.as_ref()?.holder_identity.clone()?;
+        Some(Self { pod, release })
+    }
+}
+
+/// Everybody whose report the gate waits for: every virt-controller pod, for each node its newest virt-handler pod,
+/// and each node that should have a virt-handler and has none. Pods that are ending don't count.
+pub fn reporters(
+    controllers: &[PodFacts],
+    handlers: &[PodFacts],
+    handler_nodes: &[String],
+    reports: &[Report],
+) -> Vec<Reporter> {
+    let release_of = |pod: &PodFacts| reports.iter().find(|r| r.pod == pod.name).map(|r| r.release.clone());
+    let mut by_node: BTreeMap<&str, Option<&PodFacts>> =
+        handler_nodes.iter().map(|node| (node.as_str(), None)).collect();
+    for pod in handlers.iter().filter(|pod| !pod.ending) {
+        let Some(node) = &pod.node else { continue };
+        let newest = by_node.entry(node).or_default();
+        if newest.is_none_or(|other| (other.created, &other.name) < (pod.created, &pod.name)) {
+            *newest = Some(pod);
+        }
+    }
+    let controllers = controllers
+        .iter()
+        .filter(|pod| !pod.ending)
+        .map(|pod| Reporter { name: format!("virt-controller {}", pod.name), release: release_of(pod) });
+    let handlers = by_node.into_iter().map(|(node, pod)| Reporter {
+        name: format!("virt-handler on node {node}"),
+        release: pod.and_then(release_of),
+    });
+    controllers.chain(handlers).collect()
+}
+
+/// The nodes on which a DaemonSet wants a pod: those that its node selector names and whose taints it tolerates.
+/// Taints that every DaemonSet tolerates don't count. Node affinity isn't looked at: ours has none.
+pub fn wanted_nodes(daemon_set: &DaemonSet, nodes: &[Node]) -> Vec<String> {
+    let pod = daemon_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let selector = pod.and_then(|pod| pod.node_selector.clone()).unwrap_or_default();
+    let tolerations = pod.and_then(|pod| pod.tolerations.clone()).unwrap_or_default();
+    let wanted = |node: &&Node| {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && taints.iter().all(|taint| {
+                taint.effect == "PreferNoSchedule"
+                    || taint.key.starts_with("node.kubernetes.io/")
+                    || tolerations.iter().any(|toleration| tolerates(toleration, taint))
+            })
+    };
+    nodes.iter().filter(wanted).filter_map(|node| node.metadata.name.clone()).collect()
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().filter(|effect| !effect.is_empty());
+    let key = toleration.key.as_deref().filter(|key| !key.is_empty());
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    let value = || toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("");
+    effect.is_none_or(|effect| effect == taint.effect)
+        && key.map_or(exists, |key| key == taint.key)
+        && (exists || value())
 }
 
 /// The lowest release among all reporters.
@@ -164,6 +273,71 @@ mod tests {
             let reporters: Vec<_> = reported.iter().map(|r| reporter("h", r.clone())).collect();
             assert_eq!(check(pause, &own, &floor(&reporters)).is_ok(), open, "{reported:?} {own}");
         }
+    }
+
+    fn pod(name: &str, node: &str, created: i64, ending: bool) -> PodFacts {
+        PodFacts {
+            name: name.into(),
+            node: Some(node.into()).filter(|n: &String| !n.is_empty()),
+            created: jiff::Timestamp::from_second(created).ok(),
+            ending,
+        }
+    }
+
+    #[test]
+    fn reporters_are_live_controllers_the_newest_handler_of_a_node_and_nodes_without_one() {
+        let controllers = [pod("c-1", "a", 1, false), pod("c-0", "a", 0, true)];
+        let handlers = [
+            pod("h-old", "a", 1, false),
+            pod("h-new", "a", 2, false),
+            pod("h-b", "b", 1, false),
+            pod("h-b-leaving", "b", 9, true),
+            pod("h-pending", "", 9, false),
+        ];
+        let report = |pod: &str, release| Report { pod: pod.into(), release };
+        let reports = [
+            report("c-1", Release::V0_18_0),
+            report("c-0", Release::V0_17_0),
+            report("h-old", Release::V0_17_0),
+            report("h-b", Release::V0_17_0),
+        ];
+        let expected = [
+            reporter("virt-controller c-1", Some(Release::V0_18_0)),
+            reporter("virt-handler on node a", None),
+            reporter("virt-handler on node b", Some(Release::V0_17_0)),
+            reporter("virt-handler on node c", None),
+        ];
+        assert_eq!(reporters(&controllers, &handlers, &["a".into(), "c".into()], &reports), expected);
+    }
+
+    #[test]
+    fn a_daemon_set_wants_nodes_that_match_and_that_it_tolerates() {
+        let node = |name: &str, os: &str, taint: Option<(&str, &str)>| -> Node {
+            let taints: Vec<_> = taint
+                .into_iter()
+                .map(|(key, effect)| serde_json::json!({"key": key, "effect": effect}))
+                .collect();
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": name, "labels": {"kubernetes.io/os": os}}, "spec": {"taints": taints},
+            }))
+            .unwrap()
+        };
+        let daemon_set: DaemonSet = serde_json::from_value(serde_json::json!({
+            "metadata": {}, "spec": {"selector": {}, "template": {"spec": {
+                "containers": [], "nodeSelector": {"kubernetes.io/os": "linux"},
+                "tolerations": [{"key": "CriticalAddonsOnly", "operator": "Exists"}],
+            }}},
+        }))
+        .unwrap();
+        let nodes = [
+            node("plain", "linux", None),
+            node("other-os", "windows", None),
+            node("cordoned", "linux", Some(("node.kubernetes.io/unschedulable", "NoSchedule"))),
+            node("reserved", "linux", Some(("dedicated", "NoSchedule"))),
+            node("reluctant", "linux", Some(("dedicated", "PreferNoSchedule"))),
+            node("critical", "linux", Some(("CriticalAddonsOnly", "NoExecute"))),
+        ];
+        assert_eq!(wanted_nodes(&daemon_set, &nodes), ["plain", "cordoned", "reluctant", "critical"]);
     }
 
     #[test]
