@@ -4,14 +4,31 @@
 //! randomness: `now` is an argument. Nothing is remembered between two calls: the world is looked at
 //! again, and the next safe steps are returned.
 
+pub mod admission;
+mod canary;
+mod context;
+mod drift;
+pub mod duration;
+pub mod invariants;
 pub mod observed;
+pub mod order;
 pub mod plan;
 pub mod policy;
+mod progress;
+mod stage;
+mod stages;
+pub mod status;
 pub mod step;
+pub mod target;
 pub mod waiting;
 
+pub use canary::Canary;
+pub use drift::is_subset;
+pub use invariants::check;
 pub use observed::Observed;
-pub use plan::{Plan, plan};
+pub use plan::{Direction, Plan, Stage, plan};
 pub use policy::Policy;
+pub use stage::guard::{GUARD, GUARD_PROBE};
+pub use status::status;
 pub use step::{Precondition, Step};
 pub use waiting::WaitingOn;

@@ -1,13 +1,16 @@
-//! The plan: the table of contents of an update.
-
-use std::fmt;
+//! The plan: the table of contents of an update. The order is in [`order`], what a stage does in its file.
 
 use jiff::Timestamp;
 use kubevirt_manifests::InstallConfig;
 
+use crate::context::{Context, Outcome, View};
 use crate::observed::Observed;
+use crate::order::{self, Component};
 use crate::policy::Policy;
+use crate::stage;
+pub use crate::stages::Stage;
 use crate::step::Step;
+use crate::target::resolve;
 use crate::waiting::WaitingOn;
 
 /// What to do next, and what to wait for.
@@ -36,85 +39,132 @@ pub enum Direction {
     Update,
     /// To an older release.
     Rollback,
-    /// The same release, with or without other settings.
+    /// The same release with other settings, or with pods that aren't its own.
     SameVersion,
+    /// The target is observed and nothing has to roll: only drift is put right.
+    Steady,
     /// The KubeVirt object is being deleted.
     Uninstall,
 }
 
-/// How far a change is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Nothing can be done: see what it waits for.
-    Blocked,
-    /// Put our finalizer on the KubeVirt object.
-    Finalizer,
-    /// Get the target's manifests.
-    Strategy,
-    /// Guard kinds that not every release in play has.
-    Guard,
-    /// CustomResourceDefinitions.
-    Crds,
-    /// Access rules: the union of all releases in play.
-    Rbac,
-    /// CA, bundle, leaves.
-    Certificates,
-    /// Services and everything that is neither access, workload nor admission.
-    Services,
-    /// virt-handler, canary first.
-    Handlers,
-    /// virt-controller.
-    Controllers,
-    /// Every controller and handler reports the target release.
-    Reports,
-    /// Webhooks and APIServices, as far as every virt-api in play can answer them.
-    Webhooks,
-    /// virt-api.
-    Api,
-    /// Everything at once, where nothing runs yet.
-    Workloads,
-    /// Webhooks and APIServices exactly as the target has them.
-    NewWebhooks,
-    /// CustomResourceDefinitions exactly as the target has them.
-    ExactCrds,
-    /// The guard goes.
-    DropGuard,
-    /// Access rules exactly as the target has them.
-    ExactRbac,
-    /// What the target doesn't have goes.
-    Orphans,
-    /// Uninstall: objects of our kinds.
-    Instances,
-    /// Uninstall: their CustomResourceDefinitions.
-    DeleteCrds,
-    /// Uninstall: webhooks and APIServices.
-    DeleteWebhooks,
-    /// Uninstall: workloads.
-    DeleteWorkloads,
-    /// Uninstall: everything else.
-    DeleteRest,
-    /// Uninstall: labels on nodes.
-    Nodes,
-    /// Uninstall: the finalizer.
-    RemoveFinalizer,
-    /// All is as it is wanted.
-    Settled,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
 /// The next safe steps.
 pub fn plan(observed: &Observed, policy: &Policy, now: Timestamp) -> Plan {
-    let _ = (observed, policy, now);
-    Plan {
+    let mut plan = Plan {
         direction: Direction::Nothing,
         stage: Stage::Blocked,
         steps: vec![],
         waiting_on: vec![],
         target: None,
+    };
+    let Some(kubevirt) = observed.kubevirt.as_ref().filter(|_| observed.synced) else { return plan };
+    let view = View { observed, kubevirt, policy, now };
+    if kubevirt.is_deleting() {
+        plan.direction = Direction::Uninstall;
+        walk(&mut plan, |stage| stage::uninstall::run(view, stage));
+        return plan;
+    }
+    let config = match resolve(&kubevirt.spec, &observed.operator) {
+        Ok(config) => config,
+        Err(refusal) => return blocked(plan, view, WaitingOn::Refused { cause: refusal.to_string() }.into()),
+    };
+    plan.target = Some(config.clone());
+    let strategy = stage::strategy::find(view, &config);
+    let Some(set) = &strategy.set else { return blocked(plan, view, strategy.outcome) };
+    let context = Context::new(view, set);
+    if let Some(cause) = stage::crds::refusal(&context) {
+        return blocked(plan, view, WaitingOn::Refused { cause }.into());
+    }
+    plan.direction = context.direction;
+    walk(&mut plan, |stage| match stage {
+        Stage::Strategy => strategy.outcome.clone(),
+        other => run(&context, other),
+    });
+    plan
+}
+
+/// The target can't be carried out, or not yet: what runs is kept as it is.
+fn blocked(mut plan: Plan, view: View<'_>, why: Outcome) -> Plan {
+    let observed = view.status().and_then(|status| status.observed_deployment_id.as_deref());
+    let running = observed
+        .and_then(|id| view.observed.strategies.get(id))
+        .map(|stored| Context::new(view, &stored.set))
+        .filter(|context| context.direction == Direction::Steady);
+    match running {
+        Some(context) => {
+            plan.direction = Direction::Steady;
+            walk(&mut plan, |stage| match stage {
+                Stage::Strategy | Stage::Orphans => Outcome::over(),
+                other => run(&context, other),
+            });
+        }
+        None => plan.steps.extend(order::BLOCKED.iter().flat_map(|stage| run_early(view, *stage).steps)),
+    }
+    plan.direction = Direction::Nothing;
+    plan.stage = Stage::Blocked;
+    plan.steps.extend(why.steps);
+    plan.waiting_on.splice(0..0, why.waiting_on);
+    plan
+}
+
+/// Stages that need no target.
+fn run_early(view: View<'_>, stage: Stage) -> Outcome {
+    match stage {
+        Stage::Finalizer => stage::finalizer::add(view),
+        Stage::Certificates => stage::certificates::keep(view),
+        _ => Outcome::over(),
+    }
+}
+
+/// Every stage of an installation, update, rollback or repair, and where it is written.
+fn run(context: &Context<'_>, stage: Stage) -> Outcome {
+    match stage {
+        Stage::Finalizer | Stage::Certificates => run_early(context.view, stage),
+        Stage::Guard => stage::guard::raise(context),
+        Stage::Crds => stage::crds::union(context),
+        Stage::Rbac => stage::rbac::union(context),
+        Stage::Services => stage::services::apply(context),
+        Stage::Handlers => stage::workloads::handlers(context),
+        Stage::Controllers => stage::workloads::deployment(context, Component::Controller),
+        Stage::Reports => stage::reports::wait(context),
+        Stage::Webhooks => stage::webhooks::common(context),
+        Stage::Api => stage::workloads::deployment(context, Component::Api),
+        Stage::Workloads => stage::workloads::together(context),
+        Stage::NewWebhooks => stage::webhooks::exact(context),
+        Stage::ExactCrds => stage::crds::exact(context),
+        Stage::DropGuard => stage::guard::drop(context),
+        Stage::ExactRbac => stage::rbac::exact(context),
+        Stage::Orphans => stage::orphans::delete(context),
+        Stage::Blocked
+        | Stage::Strategy
+        | Stage::Instances
+        | Stage::DeleteCrds
+        | Stage::DeleteWebhooks
+        | Stage::DeleteWorkloads
+        | Stage::DeleteRest
+        | Stage::Nodes
+        | Stage::RemoveFinalizer
+        | Stage::Settled => Outcome::over(),
+    }
+}
+
+/// Goes through the stages of the plan's direction and stops at the first that isn't over. At the target no stage
+/// waits for another. Certificates that only wait hold nobody up.
+fn walk(plan: &mut Plan, stage_of: impl Fn(Stage) -> Outcome) {
+    plan.stage = Stage::Settled;
+    for &stage in order::stages(plan.direction) {
+        let outcome = stage_of(stage);
+        if outcome.is_over() {
+            continue;
+        }
+        let early = order::BLOCKED.contains(&stage);
+        let stops = if early { !outcome.steps.is_empty() } else { plan.direction != Direction::Steady };
+        if plan.stage == Stage::Settled && (stops || !outcome.steps.is_empty()) {
+            plan.stage = stage;
+        }
+        plan.steps.extend(outcome.steps);
+        plan.waiting_on.extend(outcome.waiting_on);
+        if stops {
+            return;
+        }
     }
 }

@@ -20,6 +20,9 @@ pub struct Policy {
     /// How long the kubelet may take to bring a changed ConfigMap into every pod: its sync period of 60 s, its
     /// cache's 60 s, and some.
     pub ca_spread: SignedDuration,
+    /// How far before its issue a certificate's validity begins, for peers whose clocks are behind. Whoever
+    /// issues must use the same.
+    pub backdating: SignedDuration,
 }
 
 impl Default for Policy {
@@ -31,6 +34,7 @@ impl Default for Policy {
             handover: SignedDuration::from_secs(20),
             strategy_retry: SignedDuration::from_secs(30),
             ca_spread: SignedDuration::from_secs(150),
+            backdating: SignedDuration::from_mins(5),
         }
     }
 }

@@ -87,8 +87,6 @@ pub enum WaitingOn {
         /// Why.
         cause: String,
     },
-    /// Another KubeVirt object is the active one.
-    ExistingDeployment,
 }
 
 impl WaitingOn {
@@ -107,7 +105,6 @@ impl WaitingOn {
             Self::Leftovers { .. } => "Leftovers",
             Self::Deletion { .. } => "Deletion",
             Self::Refused { .. } => "Refused",
-            Self::ExistingDeployment => "ExistingDeployment",
         }
     }
 
@@ -125,8 +122,7 @@ impl WaitingOn {
             | Self::Reports { .. }
             | Self::OldPods { .. }
             | Self::Leftovers { .. }
-            | Self::Deletion { .. }
-            | Self::ExistingDeployment => None,
+            | Self::Deletion { .. } => None,
         }
     }
 }
@@ -189,7 +185,6 @@ impl fmt::Display for WaitingOn {
             ),
             Self::Deletion { what, left } => write!(f, "deletion of {what}, {left} left"),
             Self::Refused { cause } => f.write_str(cause),
-            Self::ExistingDeployment => f.write_str("There is an active KubeVirt deployment"),
         }
     }
 }

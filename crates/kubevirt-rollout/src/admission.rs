@@ -1,0 +1,319 @@
+//! What a KubeVirt object may say, and when it may be created and deleted.
+//!
+//! Pure answers for the operator's webhooks; an empty list is a yes.
+
+use std::fmt;
+
+use jiff::SignedDuration;
+use kubevirt_types::KubeVirt;
+use kubevirt_types::Release;
+use kubevirt_types::kubevirt::{CertConfig, KubeVirtPhase, UninstallStrategy};
+
+use crate::duration;
+use crate::stage::certificates::{CA_DURATION, LEAF_DURATION, Validity};
+
+/// The pull policies that Kubernetes knows.
+const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldError {
+    /// A field's value can't be used.
+    Invalid {
+        /// The field, such as `spec.imageTag`.
+        field: String,
+        /// What was given.
+        value: String,
+        /// What is wrong, and what is expected.
+        detail: String,
+    },
+    /// The request as a whole is refused.
+    Forbidden {
+        /// Why.
+        detail: String,
+    },
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { field, value, detail } => {
+                write!(f, "{field}: Invalid value: {value:?}: {detail}")
+            }
+            Self::Forbidden { detail } => f.write_str(detail),
+        }
+    }
+}
+
+impl FieldError {
+    /// The field; empty when the request as a whole is refused.
+    pub fn field(&self) -> &str {
+        match self {
+            Self::Invalid { field, .. } => field,
+            Self::Forbidden { .. } => "",
+        }
+    }
+}
+
+fn invalid(field: &str, value: &str, detail: impl Into<String>) -> FieldError {
+    FieldError::Invalid { field: field.to_owned(), value: value.to_owned(), detail: detail.into() }
+}
+
+fn forbidden(detail: impl Into<String>) -> FieldError {
+    FieldError::Forbidden { detail: detail.into() }
+}
+
+/// A new KubeVirt object. `existing` says whether there is one anywhere in the cluster.
+pub fn validate_create(new: &KubeVirt, existing: bool, install_namespace: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if existing {
+        errors.push(forbidden("Kubevirt is already created"));
+    }
+    if new.namespace() != install_namespace {
+        errors.push(invalid(
+            "metadata.namespace",
+            new.namespace(),
+            format!("the operator runs in namespace {install_namespace}: create the KubeVirt object there"),
+        ));
+    }
+    errors.extend(validate_spec(new));
+    errors
+}
+
+/// A changed KubeVirt object. One that is being deleted may always change: its finalizers have to go.
+pub fn validate_update(old: &KubeVirt, new: &KubeVirt) -> Vec<FieldError> {
+    if new.is_deleting() || old.spec == new.spec { vec![] } else { validate_spec(new) }
+}
+
+/// How many workloads there are; none when they couldn't be counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Workloads {
+    /// VirtualMachineInstances.
+    pub instances: Option<usize>,
+    /// VirtualMachines.
+    pub machines: Option<usize>,
+    /// VirtualMachineInstanceReplicaSets.
+    pub replica_sets: Option<usize>,
+}
+
+/// A KubeVirt object that is to be deleted.
+pub fn validate_delete(old: &KubeVirt, workloads: Workloads) -> Vec<FieldError> {
+    let deployed = old.status.as_ref().and_then(|status| status.phase) == Some(KubeVirtPhase::Deployed);
+    match old.spec.uninstall_strategy {
+        None | Some(UninstallStrategy::RemoveWorkloads) => return vec![],
+        Some(UninstallStrategy::BlockUninstallIfWorkloadsExist) if !deployed => return vec![],
+        Some(UninstallStrategy::BlockUninstallIfWorkloadsExist) => {}
+    }
+    let kinds = [
+        (workloads.instances, "Virtual Machine Instances"),
+        (workloads.machines, "Virtual Machines"),
+        (workloads.replica_sets, "Virtual Machine Instance Replica Sets"),
+    ];
+    let refusal = kinds.into_iter().find_map(|(count, kinds)| match count {
+        Some(0) => None,
+        Some(_) => Some(format!(
+            "Rejecting the uninstall request, since there are still {kinds} present. Either delete all \
+             KubeVirt related workloads or change the uninstall strategy before uninstalling KubeVirt."
+        )),
+        None => Some(format!("Rejecting the uninstall request, since {kinds} could not be counted.")),
+    });
+    refusal.map(forbidden).into_iter().collect()
+}
+
+fn validate_spec(kubevirt: &KubeVirt) -> Vec<FieldError> {
+    let spec = &kubevirt.spec;
+    let mut errors = Vec::new();
+    if let Some(tag) = spec.image_tag.as_deref().filter(|tag| !tag.is_empty())
+        && tag.parse::<Release>().is_err()
+    {
+        errors.push(invalid("spec.imageTag", tag, "expected a semantic version such as v0.18.0"));
+    }
+    if let Some(registry) = &spec.image_registry
+        && (registry.chars().any(char::is_whitespace) || registry.ends_with('/'))
+    {
+        errors.push(invalid(
+            "spec.imageRegistry",
+            registry,
+            "expected a registry such as quay.io/kubevirt, without a slash at its end",
+        ));
+    }
+    for (field, policy) in [
+        ("spec.imagePullPolicy", spec.image_pull_policy.as_ref()),
+        (
+            "spec.configuration.imagePullPolicy",
+            spec.configuration.as_ref().and_then(|configuration| configuration.image_pull_policy.as_ref()),
+        ),
+    ] {
+        if let Some(policy) = policy.filter(|policy| !PULL_POLICIES.contains(&policy.as_str())) {
+            errors.push(invalid(field, policy, format!("expected one of {}", PULL_POLICIES.join(", "))));
+        }
+    }
+    if let Some(self_signed) = spec.certificate_rotate_strategy.as_ref().and_then(|s| s.self_signed.as_ref())
+    {
+        errors.extend(validate_certificates(self_signed.ca.as_ref(), self_signed.server.as_ref()));
+    }
+    errors
+}
+
+fn validate_certificates(ca: Option<&CertConfig>, server: Option<&CertConfig>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (name, config) in [("ca", ca), ("server", server)] {
+        let Some(config) = config else { continue };
+        for (field, text) in [("duration", &config.duration), ("renewBefore", &config.renew_before)] {
+            if let Some(text) = text.as_ref().filter(|text| duration::parse(text).is_none()) {
+                errors.push(invalid(
+                    &format!("spec.certificateRotateStrategy.selfSigned.{name}.{field}"),
+                    text,
+                    "expected a duration of hours, minutes and seconds, more than zero, such as 24h0m0s",
+                ));
+            }
+        }
+    }
+    if !errors.is_empty() {
+        return errors;
+    }
+    let (ca, server) = (Validity::of(ca, CA_DURATION), Validity::of(server, LEAF_DURATION));
+    let show = |duration: SignedDuration| duration::format(duration);
+    let at = "spec.certificateRotateStrategy.selfSigned";
+    for (label, name, validity) in [("CA", "ca", ca), ("Cert", "server", server)] {
+        if validity.renew_before > validity.duration {
+            errors.push(invalid(
+                &format!("{at}.{name}.renewBefore"),
+                &show(validity.renew_before),
+                format!("{label} RenewBefore cannot exceed Duration ({})", show(validity.duration)),
+            ));
+        }
+    }
+    if server.duration > ca.duration {
+        errors.push(invalid(
+            &format!("{at}.server.duration"),
+            &show(server.duration),
+            format!("Certificate duration cannot exceed CA ({})", show(ca.duration)),
+        ));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubevirt_types::kubevirt::{CertificateRotateStrategy, KubeVirtStatus, SelfSigned};
+    use serde_json::json;
+
+    fn object(spec: serde_json::Value) -> KubeVirt {
+        serde_json::from_value(json!({
+            "metadata": {"name": "kubevirt", "namespace": "kubevirt"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn texts(errors: &[FieldError]) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn specs() {
+        let cert = |name: &str, value: serde_json::Value| json!({"certificateRotateStrategy": {"selfSigned": {name: value}}});
+        let at = "spec.certificateRotateStrategy.selfSigned";
+        let cases = [
+            (json!({}), vec![]),
+            (json!({"imageTag": "v0.18.0", "imageRegistry": "registry:5000/kubevirt"}), vec![]),
+            (
+                json!({"imageTag": "foo"}),
+                vec!["spec.imageTag: Invalid value: \"foo\": expected a semantic version such as v0.18.0".into()],
+            ),
+            (
+                json!({"imageRegistry": "a b"}),
+                vec![
+                    "spec.imageRegistry: Invalid value: \"a b\": expected a registry such as quay.io/kubevirt, \
+                     without a slash at its end"
+                        .to_owned(),
+                ],
+            ),
+            (
+                json!({"imagePullPolicy": "Sometimes"}),
+                vec![
+                    "spec.imagePullPolicy: Invalid value: \"Sometimes\": expected one of Always, IfNotPresent, Never"
+                        .into(),
+                ],
+            ),
+            (
+                cert("ca", json!({"duration": "1 day"})),
+                vec![format!(
+                    "{at}.ca.duration: Invalid value: \"1 day\": expected a duration of hours, minutes and \
+                     seconds, more than zero, such as 24h0m0s"
+                )],
+            ),
+            (
+                cert("server", json!({"duration": "1h", "renewBefore": "2h"})),
+                vec![format!(
+                    "{at}.server.renewBefore: Invalid value: \"2h0m0s\": Cert RenewBefore cannot exceed Duration (1h0m0s)"
+                )],
+            ),
+            (
+                cert("ca", json!({"duration": "1h"})),
+                vec![format!(
+                    "{at}.server.duration: Invalid value: \"24h0m0s\": Certificate duration cannot exceed CA (1h0m0s)"
+                )],
+            ),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(texts(&validate_create(&object(spec.clone()), false, "kubevirt")), want, "{spec}");
+            if spec != json!({}) {
+                assert_eq!(texts(&validate_update(&object(json!({})), &object(spec))), want);
+            }
+        }
+    }
+
+    #[test]
+    fn one_object_in_one_namespace() {
+        assert_eq!(
+            texts(&validate_create(&object(json!({})), true, "other")),
+            [
+                "Kubevirt is already created",
+                "metadata.namespace: Invalid value: \"kubevirt\": the operator runs in namespace other: create the \
+                 KubeVirt object there"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_goes_away_or_stays_as_it_is_is_not_judged() {
+        let old = object(json!({"imageTag": "stored-before-we-checked"}));
+        let mut new = old.clone();
+        new.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+        assert!(validate_update(&old, &new).is_empty());
+        let mut going = object(json!({"imageTag": "foo"}));
+        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert!(validate_update(&old, &going).is_empty());
+    }
+
+    #[test]
+    fn uninstall_is_blocked_while_workloads_exist() {
+        let mut kubevirt = object(json!({"uninstallStrategy": "BlockUninstallIfWorkloadsExist"}));
+        let none = Workloads { instances: Some(0), machines: Some(0), replica_sets: Some(0) };
+        let some = Workloads { machines: Some(1), ..none };
+        assert!(validate_delete(&kubevirt, some).is_empty(), "not deployed yet");
+        kubevirt.status =
+            Some(KubeVirtStatus { phase: Some(KubeVirtPhase::Deployed), ..KubeVirtStatus::default() });
+        assert!(validate_delete(&kubevirt, none).is_empty());
+        assert_eq!(
+            texts(&validate_delete(&kubevirt, some)),
+            [
+                "Rejecting the uninstall request, since there are still Virtual Machines present. Either delete all \
+                 KubeVirt related workloads or change the uninstall strategy before uninstalling KubeVirt."
+            ]
+        );
+        assert_eq!(validate_delete(&kubevirt, Workloads::default()).len(), 1, "not counted is not none");
+        kubevirt.spec.uninstall_strategy = Some(UninstallStrategy::RemoveWorkloads);
+        assert!(validate_delete(&kubevirt, some).is_empty());
+    }
+
+    #[test]
+    fn certificates_of_the_default_durations_are_fine() {
+        let strategy = CertificateRotateStrategy { self_signed: Some(SelfSigned::default()) };
+        let mut kubevirt = object(json!({}));
+        kubevirt.spec.certificate_rotate_strategy = Some(strategy);
+        assert!(validate_create(&kubevirt, false, "kubevirt").is_empty());
+    }
+}

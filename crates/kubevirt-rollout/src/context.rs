@@ -1,0 +1,302 @@
+//! What every stage looks at: the view, the target, and what follows from both.
+//!
+//! Owns the derived facts: which releases are in play, which way the change goes, whether everything has
+//! rolled. Never produces a step that a stage didn't ask for.
+
+use std::collections::BTreeSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use kubevirt_manifests::{Manifest, ManifestSet};
+use kubevirt_types::kubevirt::KubeVirtStatus;
+use kubevirt_types::{KubeVirt, ObjectKey, Release, labels};
+use serde_json::{Value, json};
+
+use crate::drift::is_subset;
+use crate::observed::{Observed, Pod};
+use crate::order::{Class, Component, class};
+use crate::plan::Direction;
+use crate::policy::Policy;
+use crate::progress::Progress;
+use crate::step::{Precondition, Step};
+use crate::waiting::WaitingOn;
+
+/// The view, the policy and the time, before a target is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub observed: &'a Observed,
+    pub kubevirt: &'a KubeVirt,
+    pub policy: &'a Policy,
+    pub now: Timestamp,
+}
+
+/// The view together with the target's manifests.
+#[derive(Debug, Clone)]
+pub(crate) struct Context<'a> {
+    pub view: View<'a>,
+    pub target: &'a ManifestSet,
+    /// The manifest sets of every other release in play, the observed one first.
+    pub old: Vec<&'a ManifestSet>,
+    pub direction: Direction,
+}
+
+/// What one stage comes to. It is over when it has neither steps nor anything to wait for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Outcome {
+    pub steps: Vec<Step>,
+    pub waiting_on: Vec<WaitingOn>,
+}
+
+impl Outcome {
+    /// Nothing to do.
+    pub fn over() -> Self {
+        Self::default()
+    }
+
+    /// Whether the next stage may begin.
+    pub fn is_over(&self) -> bool {
+        self.steps.is_empty() && self.waiting_on.is_empty()
+    }
+}
+
+impl From<WaitingOn> for Outcome {
+    fn from(waiting_on: WaitingOn) -> Self {
+        Self { steps: vec![], waiting_on: vec![waiting_on] }
+    }
+}
+
+impl<'a> View<'a> {
+    /// The install namespace.
+    pub fn namespace(&self) -> &'a str {
+        &self.observed.operator.namespace
+    }
+
+    /// The status that was written last.
+    pub fn status(&self) -> Option<&'a KubeVirtStatus> {
+        self.kubevirt.status.as_ref()
+    }
+
+    /// A live object.
+    pub fn live(&self, key: &ObjectKey) -> Option<&'a Value> {
+        self.observed.objects.get(key)
+    }
+
+    /// The CA bundle as webhooks and API services carry it; none before there is one.
+    pub fn ca_bundle(&self) -> Option<String> {
+        let bundle = &self.observed.certificates.bundle;
+        (!bundle.is_empty())
+            .then(|| STANDARD.encode(bundle.iter().map(|ca| ca.pem.as_str()).collect::<String>()))
+    }
+
+    /// Brings an object to this form, unless it has it.
+    pub fn ensure(&self, manifest: Manifest, outcome: &mut Outcome) {
+        let precondition = match self.live(&manifest.key) {
+            None => Precondition::Absent,
+            Some(live) if is_deleting(live) => {
+                outcome.waiting_on.push(WaitingOn::Deletion { what: manifest.key.to_string(), left: 1 });
+                return;
+            }
+            Some(live) if is_subset(&manifest.body, live) => return,
+            Some(live) => unchanged(live),
+        };
+        outcome.steps.push(Step::Apply { manifest, precondition });
+    }
+
+    /// Deletes an object, unless it is gone or going.
+    pub fn delete(&self, key: &ObjectKey, outcome: &mut Outcome) {
+        let Some(live) = self.live(key) else { return };
+        if is_deleting(live) {
+            outcome.waiting_on.push(WaitingOn::Deletion { what: key.to_string(), left: 1 });
+            return;
+        }
+        outcome.steps.push(deletion(key, live));
+    }
+
+    /// Pods of a component that may still act: not those whose deletion is longer ago than a handover takes.
+    pub fn acting(&self, component: Component) -> impl Iterator<Item = &'a Pod> {
+        let (now, handover) = (self.now, self.policy.handover);
+        self.observed.pods.iter().filter(move |pod| {
+            pod.component == component.name()
+                && pod.deleting_since.is_none_or(|since| now.duration_since(since) < handover)
+        })
+    }
+}
+
+impl<'a> Context<'a> {
+    /// Puts the facts together.
+    pub fn new(view: View<'a>, target: &'a ManifestSet) -> Self {
+        let direction = direction(view, target);
+        let id = target.config.id();
+        let observed_id = view.status().and_then(|status| status.observed_deployment_id.as_deref());
+        let live: BTreeSet<Release> = live_releases(view).into_iter().map(|(_, release)| release).collect();
+        let mut old: Vec<(&str, &ManifestSet)> = view
+            .observed
+            .strategies
+            .iter()
+            .map(|(id, stored)| (id.as_str(), &stored.set))
+            .filter(|(other, set)| {
+                *other != id && (Some(*other) == observed_id || live.contains(&set.config.release))
+            })
+            .collect();
+        old.sort_by_key(|(other, _)| Some(*other) != observed_id);
+        Self { view, target, old: old.into_iter().map(|(_, set)| set).collect(), direction }
+    }
+
+    /// A component's progress towards the target.
+    pub fn progress(&self, component: Component) -> Progress<'a> {
+        Progress::of(self, component)
+    }
+
+    /// Whether every pod that acts is the target's, and no workload makes others (I7, I8).
+    pub fn handed_over(&self) -> bool {
+        Component::ALL.into_iter().all(|component| {
+            let progress = self.progress(component);
+            (progress.object_current || progress.object_absent) && progress.outdated_acting.is_empty()
+        })
+    }
+
+    /// The release that is being left, for messages.
+    pub fn from(&self) -> Option<Release> {
+        self.view
+            .status()
+            .and_then(|status| status.observed_kube_virt_version.as_deref()?.parse().ok())
+            .filter(|release| *release != self.target.config.release)
+            .or_else(|| self.old.iter().map(|set| set.config.release.clone()).max())
+    }
+
+    /// The target's manifests of one class.
+    pub fn of_class(&self, wanted: Class) -> impl Iterator<Item = &'a Manifest> {
+        self.target.manifests.iter().filter(move |manifest| class(&manifest.key) == wanted)
+    }
+
+    /// A manifest with the CA bundle in it, where it takes one. None before there is a bundle.
+    pub fn with_ca(&self, manifest: &Manifest) -> Option<Manifest> {
+        let ca = self.view.ca_bundle()?;
+        let mut manifest = manifest.clone();
+        inject_ca(&mut manifest.body, &ca);
+        Some(manifest.rehashed())
+    }
+}
+
+/// Writes the CA bundle into a webhook configuration or an API service; leaves other objects alone.
+pub(crate) fn inject_ca(body: &mut Value, ca: &str) {
+    match body.get("kind").and_then(Value::as_str) {
+        Some("APIService") => body["spec"]["caBundle"] = json!(ca),
+        Some("ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
+            for webhook in body["webhooks"].as_array_mut().into_iter().flatten() {
+                webhook["clientConfig"]["caBundle"] = json!(ca);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether somebody has asked for an object's deletion.
+pub(crate) fn is_deleting(live: &Value) -> bool {
+    live.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// A text in an object's metadata.
+fn metadata<'v>(live: &'v Value, field: &str) -> &'v str {
+    live["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// The precondition that a live object is as it was seen.
+pub(crate) fn unchanged(live: &Value) -> Precondition {
+    Precondition::Unchanged {
+        uid: metadata(live, "uid").to_owned(),
+        resource_version: metadata(live, "resourceVersion").to_owned(),
+    }
+}
+
+/// The step that deletes a live object.
+pub(crate) fn deletion(key: &ObjectKey, live: &Value) -> Step {
+    Step::Delete {
+        key: key.clone(),
+        uid: metadata(live, "uid").to_owned(),
+        resource_version: metadata(live, "resourceVersion").to_owned(),
+        propagation: crate::step::Propagation::Background,
+    }
+}
+
+/// Whether virt-operator manages a live object.
+pub(crate) fn is_managed(live: &Value) -> bool {
+    live["metadata"]["labels"][labels::MANAGED_BY].as_str() == Some(labels::MANAGED_BY_OPERATOR)
+}
+
+/// Every release that a pod or a workload of the control plane is of.
+fn live_releases(view: View<'_>) -> Vec<(Component, Release)> {
+    let mut releases = Vec::new();
+    for component in Component::ALL {
+        let pods = view.acting(component).filter_map(|pod| pod.release.clone());
+        let object = view.live(&component.key(view.namespace())).and_then(|live| {
+            live["metadata"]["annotations"][labels::INSTALL_VERSION].as_str()?.parse::<Release>().ok()
+        });
+        releases.extend(pods.chain(object).map(|release| (component, release)));
+    }
+    releases
+}
+
+/// Which way a change goes. What lives counts, not only what was observed, because a target may change at any
+/// moment. Where both newer and older releases live, virt-api decides: it is never newer than the slowest.
+fn direction(view: View<'_>, target: &ManifestSet) -> Direction {
+    let wanted = &target.config.release;
+    let status = view.status();
+    let observed: Option<Release> =
+        status.and_then(|status| status.observed_kube_virt_version.as_deref()?.parse().ok());
+    let live = live_releases(view);
+    let all = || live.iter().map(|(_, release)| release).chain(&observed);
+    let (newer, older) = (all().any(|release| release > wanted), all().any(|release| release < wanted));
+    let api_newer = live.iter().any(|(component, release)| *component == Component::Api && release > wanted);
+    match (newer, older) {
+        (true, false) => Direction::Rollback,
+        (false, true) => Direction::Update,
+        (true, true) if api_newer => Direction::Rollback,
+        (true, true) => Direction::Update,
+        (false, false) => {
+            let observed_id = status.and_then(|status| status.observed_deployment_id.as_deref());
+            match observed_id {
+                None => Direction::Install,
+                Some(observed) if observed == target.config.id() && !anything_rolls(view, target) => {
+                    Direction::Steady
+                }
+                Some(_) => Direction::SameVersion,
+            }
+        }
+    }
+}
+
+/// Whether a workload that exists, or a pod that acts, is of another template than the target's.
+fn anything_rolls(view: View<'_>, target: &ManifestSet) -> bool {
+    Component::ALL.into_iter().any(|component| {
+        let wanted = target.get(&component.key(view.namespace())).and_then(template_hash);
+        let object = view.live(&component.key(view.namespace()));
+        let object_differs = object.is_some_and(|live| live_template_hash(live) != wanted.as_deref());
+        object_differs
+            || view.acting(component).any(|pod| pod.deleting_since.is_none() && pod.template_hash != wanted)
+    })
+}
+
+/// The hash of a workload manifest's pod template.
+pub(crate) fn template_hash(manifest: &Manifest) -> Option<String> {
+    Some(kubevirt_manifests::config::hash(&manifest.body.pointer("/spec/template")?.to_string()))
+}
+
+/// The template hash that a live workload's pods get.
+pub(crate) fn live_template_hash(live: &Value) -> Option<&str> {
+    live.pointer("/spec/template/metadata/annotations")?.get(labels::TEMPLATE_HASH)?.as_str()
+}
+
+/// A workload manifest whose pods can be told from those of any other template.
+pub(crate) fn with_template_hash(manifest: &Manifest) -> Manifest {
+    let mut manifest = manifest.clone();
+    if let Some(hash) = template_hash(&manifest)
+        && let Some(metadata) =
+            manifest.body.pointer_mut("/spec/template/metadata").and_then(Value::as_object_mut)
+    {
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        annotations[labels::TEMPLATE_HASH] = json!(hash);
+    }
+    manifest.rehashed()
+}

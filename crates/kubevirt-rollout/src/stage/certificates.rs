@@ -1,0 +1,263 @@
+//! Certificates: a CA, a bundle that everybody trusts, a leaf for every server and client.
+//!
+//! Decides what is issued and when; keys never come here. A leaf is signed by a new CA only when that CA has reached
+//! every trust bundle. Goes on whatever happens to the target: what runs must not run out of certificates.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use kubevirt_manifests::Manifest;
+use kubevirt_manifests::workloads::{OPERATOR_WEBHOOK, VIRT_API, VIRT_CONTROLLER};
+use kubevirt_types::kubevirt::{CertConfig, SelfSigned};
+use kubevirt_types::{ObjectKey, labels};
+use serde_json::json;
+
+use crate::context::{Outcome, View, inject_ca, is_managed, unchanged};
+use crate::drift::{as_manifest, is_subset};
+use crate::duration;
+use crate::observed::{CaCertificate, Certificate, CertificateContent, Handle};
+use crate::step::{Precondition, Step, Usage};
+use crate::waiting::WaitingOn;
+
+/// How long a CA is valid where the spec doesn't say.
+pub const CA_DURATION: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long a leaf is valid where the spec doesn't say.
+pub const LEAF_DURATION: SignedDuration = SignedDuration::from_hours(24);
+/// The CA's common name.
+const CA_NAME: &str = "kubevirt.io";
+/// More CAs than this are never trusted at the same time.
+const MAX_BUNDLE: usize = 50;
+
+/// Whose a leaf is.
+enum Identity {
+    /// A server behind this Service, or pods of this name.
+    Service(&'static str),
+    /// A client, or a server that is dialled by address, with a fixed common name that its peers check.
+    Name(&'static str),
+}
+
+/// A leaf that is kept.
+struct Leaf {
+    secret: &'static str,
+    identity: Identity,
+    usage: Usage,
+}
+
+const LEAVES: [Leaf; 5] = [
+    Leaf {
+        secret: labels::SECRET_OPERATOR_CERT,
+        identity: Identity::Service(OPERATOR_WEBHOOK),
+        usage: Usage::Server,
+    },
+    Leaf { secret: labels::SECRET_API_CERT, identity: Identity::Service(VIRT_API), usage: Usage::Server },
+    Leaf {
+        secret: labels::SECRET_CONTROLLER_CERT,
+        identity: Identity::Service(VIRT_CONTROLLER),
+        usage: Usage::Server,
+    },
+    Leaf {
+        secret: labels::SECRET_HANDLER_CLIENT_CERT,
+        identity: Identity::Name(labels::CN_HANDLER_CLIENT),
+        usage: Usage::Client,
+    },
+    Leaf {
+        secret: labels::SECRET_HANDLER_SERVER_CERT,
+        identity: Identity::Name(labels::CN_HANDLER_SERVER),
+        usage: Usage::Server,
+    },
+];
+
+/// How long a certificate is valid, and how long before its end it is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub duration: SignedDuration,
+    pub renew_before: SignedDuration,
+}
+
+impl Validity {
+    /// From the spec; 20 % before the end where it doesn't say when.
+    pub fn of(config: Option<&CertConfig>, default: SignedDuration) -> Self {
+        let given = |text: Option<&String>| text.and_then(|text| duration::parse(text));
+        let duration = given(config.and_then(|c| c.duration.as_ref())).unwrap_or(default);
+        let renew_before = given(config.and_then(|c| c.renew_before.as_ref())).unwrap_or(duration / 5);
+        Self { duration, renew_before }
+    }
+}
+
+/// The next step of keeping the certificates.
+pub(crate) fn keep(view: View<'_>) -> Outcome {
+    let self_signed = view
+        .kubevirt
+        .spec
+        .certificate_rotate_strategy
+        .as_ref()
+        .and_then(|strategy| strategy.self_signed.clone())
+        .unwrap_or_default();
+    let SelfSigned { ca, server } = &self_signed;
+    let ca_validity = Validity::of(ca.as_ref(), CA_DURATION);
+    let leaf_validity = Validity::of(server.as_ref(), LEAF_DURATION);
+
+    let secret = view.observed.certificates.ca.as_ref();
+    let current =
+        secret.and_then(|secret| secret.content.as_ref()).filter(|ca| is_fresh(ca, ca_validity, view.now));
+    let Some(current) = current else { return issue_ca(view, secret, ca_validity) };
+
+    let mut outcome = Outcome::default();
+    let bundle = wanted_bundle(current, &view.observed.certificates.bundle, view.now);
+    publish(view, &bundle, &mut outcome);
+    if !outcome.is_over() {
+        return outcome;
+    }
+    inject(view, &mut outcome);
+    if !outcome.is_over() {
+        return outcome;
+    }
+    let spread = spread_in(view, current);
+    for leaf in &LEAVES {
+        keep_leaf(view, leaf, current, leaf_validity, spread, &mut outcome);
+    }
+    outcome
+}
+
+/// Whether a certificate is of the wanted duration and not near its end.
+fn is_fresh(certificate: &CertificateContent, validity: Validity, now: Timestamp) -> bool {
+    let wanted = certificate.duration.as_deref().and_then(duration::parse) == Some(validity.duration);
+    wanted && now.duration_until(certificate.not_after) > validity.renew_before
+}
+
+fn issue_ca(view: View<'_>, secret: Option<&Certificate>, validity: Validity) -> Outcome {
+    let step = Step::IssueCa {
+        secret: key(view, labels::SECRET_CA),
+        common_name: CA_NAME.to_owned(),
+        duration: validity.duration,
+        precondition: precondition(secret),
+    };
+    Outcome { steps: vec![step], waiting_on: vec![] }
+}
+
+fn key(view: View<'_>, secret: &str) -> ObjectKey {
+    ObjectKey::namespaced("v1", "Secret", view.namespace(), secret)
+}
+
+fn precondition(secret: Option<&Certificate>) -> Precondition {
+    match secret.map(|secret| &secret.handle) {
+        None => Precondition::Absent,
+        Some(Handle { uid, resource_version, .. }) => {
+            Precondition::Unchanged { uid: uid.clone(), resource_version: resource_version.clone() }
+        }
+    }
+}
+
+/// The current CA, and every older one that is still valid: a leaf of it may be in use.
+fn wanted_bundle(
+    current: &CertificateContent,
+    bundle: &[CaCertificate],
+    now: Timestamp,
+) -> Vec<CaCertificate> {
+    let mut wanted = vec![CaCertificate {
+        fingerprint: current.fingerprint.clone(),
+        not_before: current.not_before,
+        not_after: current.not_after,
+        pem: current.pem.clone(),
+    }];
+    let older = bundle.iter().filter(|ca| ca.not_after > now && ca.fingerprint != current.fingerprint);
+    wanted.extend(older.cloned());
+    wanted[1..]
+        .sort_by(|a, b| b.not_before.cmp(&a.not_before).then_with(|| a.fingerprint.cmp(&b.fingerprint)));
+    wanted.truncate(MAX_BUNDLE);
+    wanted
+}
+
+fn publish(view: View<'_>, bundle: &[CaCertificate], outcome: &mut Outcome) {
+    let pem: String = bundle.iter().map(|ca| ca.pem.as_str()).collect();
+    let manifest = Manifest::plain(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "name": labels::CONFIGMAP_CA,
+            "namespace": view.namespace(),
+            "labels": {labels::MANAGED_BY: labels::MANAGED_BY_OPERATOR, labels::APP_COMPONENT: "kubevirt"},
+        },
+        "data": {labels::CA_BUNDLE_KEY: pem},
+    }));
+    view.ensure(manifest, outcome);
+}
+
+/// Writes the bundle into everything that is registered already, whatever release it is of.
+fn inject(view: View<'_>, outcome: &mut Outcome) {
+    let Some(ca) = view.ca_bundle() else { return };
+    for live in view.observed.objects.values().filter(|live| is_managed(live)) {
+        let mut body = as_manifest(live);
+        inject_ca(&mut body, &ca);
+        if !is_subset(&body, live) {
+            outcome
+                .steps
+                .push(Step::Apply { manifest: Manifest::plain(body), precondition: unchanged(live) });
+        }
+    }
+}
+
+/// How long until every pod has read the bundle with this CA; none when that is over.
+fn spread_in(view: View<'_>, ca: &CertificateContent) -> Option<SignedDuration> {
+    let issued = ca.not_before.saturating_add(view.policy.backdating).unwrap_or(ca.not_before);
+    let left = view.policy.ca_spread - view.now.duration_since(issued);
+    left.is_positive().then_some(left)
+}
+
+fn keep_leaf(
+    view: View<'_>,
+    leaf: &Leaf,
+    ca: &CertificateContent,
+    validity: Validity,
+    spread: Option<SignedDuration>,
+    outcome: &mut Outcome,
+) {
+    let (common_name, dns_names) = leaf.names(view.namespace());
+    let secret = view.observed.certificates.leaves.get(leaf.secret);
+    let trusted: BTreeSet<&str> =
+        view.observed.certificates.bundle.iter().map(|ca| ca.fingerprint.as_str()).collect();
+    if let Some(content) = secret.and_then(|secret| secret.content.as_ref()) {
+        let names = |list: &[String]| list.iter().cloned().collect::<BTreeSet<_>>();
+        let signer = content.signed_by.as_deref();
+        let named =
+            content.common_name == common_name && names(&content.dns_names).is_superset(&names(&dns_names));
+        let ends_with_ca = content.not_after > view.now && content.not_after >= ca.not_after;
+        let fresh = is_fresh(content, validity, view.now) || ends_with_ca;
+        if named && signer == Some(ca.fingerprint.as_str()) && fresh {
+            return;
+        }
+        let usable =
+            named && content.not_after > view.now && signer.is_some_and(|signer| trusted.contains(signer));
+        if let (true, Some(left)) = (usable, spread) {
+            let waiting = WaitingOn::CaNotSpread { seconds: left.as_secs().max(1) };
+            if !outcome.waiting_on.contains(&waiting) {
+                outcome.waiting_on.push(waiting);
+            }
+            return;
+        }
+    }
+    outcome.steps.push(Step::IssueLeaf {
+        secret: key(view, leaf.secret),
+        common_name,
+        dns_names,
+        usage: leaf.usage,
+        duration: validity.duration,
+        ca_fingerprint: ca.fingerprint.clone(),
+        precondition: precondition(secret),
+    });
+}
+
+impl Leaf {
+    /// The common name and the DNS names.
+    fn names(&self, namespace: &str) -> (String, Vec<String>) {
+        match self.identity {
+            Identity::Service(service) => (
+                format!("{service}.{namespace}.pod.cluster.local"),
+                vec![
+                    format!("{service}.{namespace}.svc"),
+                    format!("{service}.{namespace}.svc.cluster.local"),
+                ],
+            ),
+            Identity::Name(name) => (name.to_owned(), vec![]),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Webhooks and API services of virt-api: what is registered, every virt-api that may be asked can answer.
+
+use kubevirt_manifests::Manifest;
+use serde_json::Value;
+
+use crate::context::{Context, Outcome};
+use crate::order::{Class, Component};
+use crate::plan::Direction;
+
+/// What the releases in play have in common, until virt-api has rolled. A webhook is the same when its name and
+/// path are; then it stands as the older release words it, which both can answer.
+pub(crate) fn common(context: &Context<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let api = context.progress(Component::Api);
+    if api.object_current && api.outdated_acting.is_empty() {
+        return outcome;
+    }
+    for manifest in admission(context) {
+        let known = |key| context.old.iter().filter_map(move |set| set.get(key));
+        if known(&manifest.key).next().is_none() {
+            continue;
+        }
+        let mut manifest = manifest.clone();
+        for old in known(&manifest.key.clone()) {
+            intersect(&mut manifest.body, &old.body, context.direction == Direction::Rollback);
+        }
+        if let Some(manifest) = context.with_ca(&manifest) {
+            context.view.ensure(manifest, &mut outcome);
+        }
+    }
+    outcome
+}
+
+/// Exactly what the target has.
+pub(crate) fn exact(context: &Context<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for manifest in admission(context).filter_map(|manifest| context.with_ca(manifest)) {
+        context.view.ensure(manifest, &mut outcome);
+    }
+    outcome
+}
+
+fn admission<'a>(context: &Context<'a>) -> impl Iterator<Item = &'a Manifest> {
+    context.of_class(Class::ApiWebhook).chain(context.of_class(Class::ApiService))
+}
+
+/// Keeps those webhooks of `ours` that `other` has too.
+fn intersect(ours: &mut Value, other: &Value, ours_is_older: bool) {
+    let Some(hooks) = ours["webhooks"].as_array_mut() else { return };
+    let same = |a: &Value, b: &Value| {
+        a["name"] == b["name"] && a["clientConfig"]["service"]["path"] == b["clientConfig"]["service"]["path"]
+    };
+    let others = || other["webhooks"].as_array().into_iter().flatten();
+    hooks.retain(|hook| others().any(|one| same(hook, one)));
+    if !ours_is_older {
+        for hook in hooks {
+            if let Some(one) = others().find(|one| same(hook, one)) {
+                *hook = one.clone();
+            }
+        }
+    }
+}
