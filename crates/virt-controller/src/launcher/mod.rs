@@ -26,8 +26,10 @@ pub struct LauncherConfig {
     pub image: String,
     /// Run guests with QEMU's TCG where there is no working `/dev/kvm`.
     pub use_emulation: bool,
-    /// Pull policy of the launcher's image and of images that name none.
+    /// Pull policy of the launcher's image.
     pub image_pull_policy: String,
+    /// Pull policy of images that an instance names without one.
+    pub guest_image_pull_policy: String,
 }
 
 /// How long a guest has to shut down where its instance doesn't say.
@@ -153,7 +155,7 @@ fn init_containers(image: &KernelBootContainer, config: &LauncherConfig) -> Vec<
         name: "kernel-boot".to_owned(),
         image: Some(image.image.clone()),
         image_pull_policy: Some(
-            image.image_pull_policy.clone().unwrap_or_else(|| config.image_pull_policy.clone()),
+            image.image_pull_policy.clone().unwrap_or_else(|| config.guest_image_pull_policy.clone()),
         ),
         command: Some(command),
         resources: Some(resources::init_container()),

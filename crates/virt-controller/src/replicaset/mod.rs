@@ -70,7 +70,8 @@ pub fn decide(inputs: &Inputs, now: Timestamp) -> Decision {
     };
     let members = members(inputs, &selector, now);
     status::observe(&mut wanted, set, &members.active, &selector, now);
-    let template_labels = set.spec.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+    let template_labels =
+        set.spec.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
     if !selector.matches(&template_labels) {
         return refuse(set, wanted, "the selector doesn't match the template's labels", now);
     }
@@ -139,7 +140,8 @@ fn effects(inputs: &Inputs, members: &Members<'_>) -> Vec<Action> {
     });
     effects.extend(by_worth.into_iter().take(surplus).map(delete));
     let missing = replicas.saturating_sub(counted).min(BURST);
-    let names = (0usize..).map(|slot| slot_name(set, slot)).filter(|name| !members.taken.contains(name.as_str()));
+    let names =
+        (0usize..).map(|slot| slot_name(set, slot)).filter(|name| !members.taken.contains(name.as_str()));
     effects.extend(names.take(missing).map(|name| create(inputs, name)));
     effects
 }

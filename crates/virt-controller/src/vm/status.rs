@@ -46,7 +46,9 @@ fn mirror_conditions(
         (Some(_), None) => Condition::new(READY, false, "GuestNotRunning", "the guest isn't running yet"),
     };
     condition::set(&mut status.conditions, ready, now);
-    status.conditions.retain(|c| OWN.contains(&c.type_.as_str()) || theirs.iter().any(|t| t.type_ == c.type_));
+    status
+        .conditions
+        .retain(|c| OWN.contains(&c.type_.as_str()) || theirs.iter().any(|t| t.type_ == c.type_));
     for condition in theirs.iter().filter(|c| !OWN.contains(&c.type_.as_str())) {
         condition::set(&mut status.conditions, condition.clone(), now);
     }

@@ -117,7 +117,8 @@ fn before_handover(
         }
         Launcher::Ready(pod, node) => {
             // The label first: virt-handler watches by label and acts on the phase.
-            if vmi.metadata.labels.as_ref().and_then(|l| l.get(labels::NODE_NAME)).map(String::as_str) != Some(node)
+            if vmi.metadata.labels.as_ref().and_then(|l| l.get(labels::NODE_NAME)).map(String::as_str)
+                != Some(node)
             {
                 let patch = json!({ "metadata": { "labels": { labels::NODE_NAME: node } } });
                 decision.actions.push(Action::Patch(patch));

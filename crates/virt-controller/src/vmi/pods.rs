@@ -97,11 +97,13 @@ pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<(bool, &'a str, &'a st
 /// Why an image of the pod can't be had: `ErrImagePull` or `ImagePullBackOff`, and a message.
 pub fn image_problem(pod: &Pod) -> Option<(&str, &str)> {
     let status = status(pod)?;
-    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     all.filter_map(|container| container.state.as_ref()?.waiting.as_ref()).find_map(|waiting| {
         let reason = waiting.reason.as_deref()?;
         let message = waiting.message.as_deref().unwrap_or_default();
-        matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName").then_some((reason, message))
+        matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName")
+            .then_some((reason, message))
     })
 }
 
@@ -111,7 +113,8 @@ pub fn failure(pod: &Pod) -> String {
     if let Some(reason) = &status.reason {
         return format!("{reason}: {}", status.message.as_deref().unwrap_or_default());
     }
-    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let ended = all.filter_map(|container| {
         let end = container.state.as_ref()?.terminated.as_ref()?;
         (end.exit_code != 0).then(|| {

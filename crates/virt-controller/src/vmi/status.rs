@@ -21,9 +21,7 @@ fn enter(status: &mut VirtualMachineInstanceStatus, phase: VmiPhase, now: Timest
         return;
     }
     status.phase = phase;
-    status
-        .phase_transition_timestamps
-        .push(PhaseTransition { phase, phase_transition_timestamp: now });
+    status.phase_transition_timestamps.push(PhaseTransition { phase, phase_transition_timestamp: now });
 }
 
 fn not_ready(status: &mut VirtualMachineInstanceStatus, reason: &str, message: &str, now: Timestamp) {
@@ -52,7 +50,11 @@ pub(super) fn scheduling(status: &mut VirtualMachineInstanceStatus, pod: &Pod, n
     not_ready(status, "GuestNotRunning", "the guest isn't running yet", now);
     match pods::condition(pod, POD_SCHEDULED) {
         Some((false, reason, message)) => {
-            condition::set(&mut status.conditions, Condition::new(POD_SCHEDULED, false, reason, message), now);
+            condition::set(
+                &mut status.conditions,
+                Condition::new(POD_SCHEDULED, false, reason, message),
+                now,
+            );
         }
         Some((true, ..)) | None => {
             condition::remove(&mut status.conditions, POD_SCHEDULED);
@@ -91,9 +93,8 @@ pub(super) fn scheduled(status: &mut VirtualMachineInstanceStatus, pod: &Pod, no
 /// Which launcher pods there are, and what they run.
 pub(super) fn observe_pods(status: &mut VirtualMachineInstanceStatus, pods: &[&Pod]) {
     let alive = || pods.iter().filter(|pod| !pods::is_finished(pod));
-    status.active_pods = alive()
-        .filter_map(|pod| Some((pod.metadata.uid.clone()?, pods::node_of(pod)?.to_owned())))
-        .collect();
+    status.active_pods =
+        alive().filter_map(|pod| Some((pod.metadata.uid.clone()?, pods::node_of(pod)?.to_owned()))).collect();
     let node = status.node_name.as_deref();
     let on_node = alive().find(|pod| pods::node_of(pod) == node);
     if let Some(image) = on_node.and_then(|pod| pods::launcher_image(pod)) {
@@ -118,7 +119,12 @@ pub(super) fn end(
 }
 
 /// The status patch that tells of a write that failed; none when it stands there already.
-pub fn on_failure(vmi: &VirtualMachineInstance, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
+pub fn on_failure(
+    vmi: &VirtualMachineInstance,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> Option<Value> {
     let mut status = vmi.status.clone().unwrap_or_default();
     not_synchronized(&mut status, reason, message, now);
     merge::status_patch(vmi.status.as_ref(), &status)

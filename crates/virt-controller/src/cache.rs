@@ -1,0 +1,239 @@
+//! What this replica has seen of the cluster. Watches run on every replica, leading or not, so
+//! a new leader starts with a full view. Never writes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::store::{Store, Writer};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource};
+use kubevirt_runtime::shutdown::Shutdown;
+use kubevirt_types::{
+    KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceReplicaSet, labels,
+};
+use serde::de::DeserializeOwned;
+
+use crate::children::{Children, Key};
+use crate::queues::Queues;
+
+/// The caches.
+#[derive(Clone)]
+pub struct Cache {
+    /// VMs.
+    pub vms: Store<VirtualMachine>,
+    /// Instances.
+    pub vmis: Store<VirtualMachineInstance>,
+    /// Launcher pods.
+    pub pods: Store<Pod>,
+    /// Replica sets; stays empty in a release that has none, and while the kind doesn't exist.
+    pub sets: Store<VirtualMachineInstanceReplicaSet>,
+    /// Installations in our namespace.
+    pub installations: Store<KubeVirt>,
+    /// Launcher pods by the uid of their instance.
+    pub launchers: Children,
+    /// Instances by the uid of what controls them.
+    pub members: Children,
+}
+
+/// The object of a key.
+pub fn get<K>(store: &Store<K>, key: &Key) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get(&ObjectRef::new(&key.name).within(&key.namespace))
+}
+
+/// The key of everything in a store.
+pub fn keys<K>(store: &Store<K>) -> Vec<Key>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.state().iter().map(|object| Key::of(object.meta())).collect()
+}
+
+/// Where watches are kept, and what they watch beyond VMs, instances and pods.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The namespace of our own installation.
+    pub namespace: String,
+    /// Whether this release has replica sets.
+    pub replica_sets: bool,
+}
+
+impl Cache {
+    /// Starts the watches. They run until the shutdown and ask `queues` to look at what changed.
+    pub fn start(client: &Client, scope: &Scope, queues: &Arc<Queues>, shutdown: &Shutdown) -> Self {
+        let (vms, vms_writer) = reflector::store();
+        let (vmis, vmis_writer) = reflector::store();
+        let (pods, pods_writer) = reflector::store();
+        let (sets, sets_writer) = reflector::store();
+        let (installations, installations_writer) = reflector::store();
+        let cache = Self {
+            vms,
+            vmis,
+            pods,
+            sets,
+            installations,
+            launchers: Children::default(),
+            members: Children::default(),
+        };
+        let everything = watch::Config::default;
+
+        let (on_vm, all) = (queues.clone(), cache.clone());
+        spawn(shutdown, Api::all(client.clone()), everything(), vms_writer, move |change| match change {
+            Change::Seen(metadata) | Change::Gone(metadata) => on_vm.vm_changed(metadata),
+            Change::Listed => all.look(&on_vm),
+        });
+
+        let (on_vmi, all) = (queues.clone(), cache.clone());
+        spawn(shutdown, Api::all(client.clone()), everything(), vmis_writer, move |change| match change {
+            Change::Seen(metadata) => {
+                all.members.insert(metadata);
+                on_vmi.vmi_changed(metadata);
+            }
+            Change::Gone(metadata) => {
+                all.members.remove(metadata);
+                on_vmi.vmi_changed(metadata);
+            }
+            Change::Listed => {
+                all.members.rebuild(all.vmis.state().iter().map(|vmi| &vmi.metadata));
+                all.look(&on_vmi);
+            }
+        });
+
+        let (on_pod, all) = (queues.clone(), cache.clone());
+        let launcher_pods = everything().labels(&format!("{}=virt-launcher", labels::APP));
+        spawn(shutdown, Api::all(client.clone()), launcher_pods, pods_writer, move |change| match change {
+            Change::Seen(metadata) => {
+                all.launchers.insert(metadata);
+                on_pod.pod_changed(metadata);
+            }
+            Change::Gone(metadata) => {
+                all.launchers.remove(metadata);
+                on_pod.pod_changed(metadata);
+            }
+            Change::Listed => {
+                all.launchers.rebuild(all.pods.state().iter().map(|pod| &pod.metadata));
+                all.look(&on_pod);
+            }
+        });
+
+        let own: Api<KubeVirt> = Api::namespaced(client.clone(), &scope.namespace);
+        spawn(shutdown, own, everything(), installations_writer, |_| ());
+
+        if scope.replica_sets {
+            let (on_set, all) = (queues.clone(), cache.clone());
+            spawn(
+                shutdown,
+                Api::all(client.clone()),
+                everything(),
+                sets_writer,
+                move |change| match change {
+                    Change::Seen(metadata) | Change::Gone(metadata) => on_set.set_changed(metadata),
+                    Change::Listed => all.look(&on_set),
+                },
+            );
+        }
+        cache
+    }
+
+    /// Asks for a look at everything: after a new list, objects may have gone without a word.
+    fn look(&self, queues: &Queues) {
+        keys(&self.vms).into_iter().for_each(|key| queues.vms.add(key));
+        keys(&self.vmis).into_iter().for_each(|key| queues.vmis.add(key));
+        keys(&self.sets).into_iter().for_each(|key| queues.sets.add(key));
+    }
+
+    /// Waits until everything that a leader needs has been listed once. Replica sets are not
+    /// waited for: their kind may appear later.
+    pub async fn filled(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.vms.wait_until_ready().await?;
+        self.vmis.wait_until_ready().await?;
+        self.pods.wait_until_ready().await?;
+        self.installations.wait_until_ready().await
+    }
+}
+
+/// What a watch tells of.
+enum Change<'a> {
+    /// An object was made or changed.
+    Seen(&'a ObjectMeta),
+    /// An object is gone.
+    Gone(&'a ObjectMeta),
+    /// Everything was listed anew; objects may have gone unseen.
+    Listed,
+}
+
+fn spawn<K>(
+    shutdown: &Shutdown,
+    api: Api<K>,
+    config: watch::Config,
+    writer: Writer<K>,
+    on_change: impl Fn(Change<'_>) + Send + 'static,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let stop = shutdown.token().clone();
+    let stream = watch::watcher(api, config).backoff(WatchBackoff::default()).reflect(writer);
+    shutdown.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => (),
+            () = follow(stream, on_change) => (),
+        }
+    });
+}
+
+async fn follow<K: Resource<DynamicType = ()>>(
+    stream: impl Stream<Item = watcher::Result<Event<K>>>,
+    on_change: impl Fn(Change<'_>),
+) {
+    let mut stream = std::pin::pin!(stream);
+    let mut failing = false;
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                failing = false;
+                match event {
+                    Event::Apply(object) => on_change(Change::Seen(object.meta())),
+                    Event::Delete(object) => on_change(Change::Gone(object.meta())),
+                    Event::Init | Event::InitApply(_) => {}
+                    Event::InitDone => on_change(Change::Listed),
+                }
+            }
+            // A kind that doesn't exist yet fails every few seconds: say so once.
+            Err(error) if failing => tracing::debug!(kind = %K::kind(&()), %error, "the watch still fails"),
+            Err(error) => {
+                failing = true;
+                tracing::warn!(kind = %K::kind(&()), %error, "the watch fails, trying again");
+            }
+        }
+    }
+}
+
+/// Between two tries to list or watch: 0.5 s, doubling to 4 s. Short, because a kind that an
+/// update has just made should be served at once.
+#[derive(Debug, Default)]
+struct WatchBackoff {
+    tries: u32,
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        let wait = Duration::from_millis(500 << self.tries.min(3));
+        self.tries += 1;
+        Some(wait)
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        self.tries = 0;
+    }
+}

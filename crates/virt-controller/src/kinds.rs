@@ -1,0 +1,164 @@
+//! Where each kind's inputs come from: the caches, or the API server itself when a decision
+//! must be confirmed. Reads only.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceReplicaSet, labels};
+use serde_json::Value;
+
+use crate::act::Subject;
+use crate::cache;
+use crate::children::Key;
+use crate::controller::{Context, Kind};
+use crate::decision::Decision;
+use crate::settings::{Settings, settings};
+use crate::{owner, replicaset, vm, vmi};
+
+/// VirtualMachines.
+pub struct Vms;
+/// VirtualMachineInstances.
+pub struct Vmis;
+/// VirtualMachineInstanceReplicaSets.
+pub struct Sets;
+
+impl Context {
+    fn settings(&self) -> Settings {
+        settings(&self.launcher_image, &self.cache.installations.state())
+    }
+
+    fn api<K>(&self, key: &Key) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.writer.client.clone(), &key.namespace)
+    }
+}
+
+impl Subject for VirtualMachine {
+    fn on_failure(&self, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
+        vm::on_failure(self, reason, message, now)
+    }
+}
+
+impl Subject for VirtualMachineInstance {
+    fn on_failure(&self, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
+        vmi::on_failure(self, reason, message, now)
+    }
+}
+
+impl Subject for VirtualMachineInstanceReplicaSet {
+    fn on_failure(&self, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
+        replicaset::on_failure(self, reason, message, now)
+    }
+}
+
+impl Kind for Vms {
+    type Subject = VirtualMachine;
+    type Inputs = vm::Inputs;
+
+    fn cached(context: &Context, key: &Key) -> Option<vm::Inputs> {
+        let vm = cache::get(&context.cache.vms, key)?;
+        let vmi = cache::get(&context.cache.vmis, key);
+        Some(vm::Inputs { vm, vmi, machine_type: context.settings().machine_type })
+    }
+
+    /// The VM first: a request in it is about an instance that is older than it.
+    async fn live(context: &Context, key: &Key) -> Result<Option<vm::Inputs>, kube::Error> {
+        let Some(vm) = context.api::<VirtualMachine>(key).get_opt(&key.name).await? else { return Ok(None) };
+        let vmi = context.api::<VirtualMachineInstance>(key).get_opt(&key.name).await?;
+        let machine_type = context.settings().machine_type;
+        Ok(Some(vm::Inputs { vm: Arc::new(vm), vmi: vmi.map(Arc::new), machine_type }))
+    }
+
+    fn subject(inputs: &vm::Inputs) -> Arc<VirtualMachine> {
+        inputs.vm.clone()
+    }
+
+    fn decide(inputs: &vm::Inputs, now: Timestamp) -> Decision {
+        vm::decide(inputs, now)
+    }
+}
+
+/// The uid and key of the VM that controls an instance.
+fn vm_of(vmi: &VirtualMachineInstance) -> Option<(String, Key)> {
+    let key = Key::of_controller(&vmi.metadata, "VirtualMachine")?;
+    owner::controller_of(&vmi.metadata).map(|owner| (owner.uid.clone(), key))
+}
+
+impl Kind for Vmis {
+    type Subject = VirtualMachineInstance;
+    type Inputs = vmi::Inputs;
+
+    fn cached(context: &Context, key: &Key) -> Option<vmi::Inputs> {
+        let cache = &context.cache;
+        let vmi = cache::get(&cache.vmis, key)?;
+        let pods =
+            cache.launchers.of(vmi.uid()).iter().filter_map(|key| cache::get(&cache.pods, key)).collect();
+        let owner = match vm_of(&vmi) {
+            None => vmi::Owner::None,
+            Some((uid, key)) => match cache::get(&cache.vms, &key) {
+                Some(vm) if vm.uid() == uid => vmi::Owner::Alive,
+                Some(_) | None => vmi::Owner::Gone,
+            },
+        };
+        Some(vmi::Inputs { vmi, pods, owner, launcher: context.settings().launcher })
+    }
+
+    /// The instance first: a phase in it tells of pods that are older than it.
+    async fn live(context: &Context, key: &Key) -> Result<Option<vmi::Inputs>, kube::Error> {
+        let found = context.api::<VirtualMachineInstance>(key).get_opt(&key.name).await?;
+        let Some(vmi) = found.map(Arc::new) else { return Ok(None) };
+        let selector = format!("{}={}", labels::CREATED_BY, vmi.uid());
+        let pods = context.api::<Pod>(key).list(&ListParams::default().labels(&selector)).await?;
+        let owner = match vm_of(&vmi) {
+            None => vmi::Owner::None,
+            Some((uid, key)) => match context.api::<VirtualMachine>(&key).get_opt(&key.name).await? {
+                Some(vm) if vm.uid() == uid => vmi::Owner::Alive,
+                Some(_) | None => vmi::Owner::Gone,
+            },
+        };
+        let pods = pods.items.into_iter().map(Arc::new).collect();
+        Ok(Some(vmi::Inputs { vmi, pods, owner, launcher: context.settings().launcher }))
+    }
+
+    fn subject(inputs: &vmi::Inputs) -> Arc<VirtualMachineInstance> {
+        inputs.vmi.clone()
+    }
+
+    fn decide(inputs: &vmi::Inputs, now: Timestamp) -> Decision {
+        vmi::decide(inputs, now)
+    }
+}
+
+impl Kind for Sets {
+    type Subject = VirtualMachineInstanceReplicaSet;
+    type Inputs = replicaset::Inputs;
+
+    fn cached(context: &Context, key: &Key) -> Option<replicaset::Inputs> {
+        let cache = &context.cache;
+        let set = cache::get(&cache.sets, key)?;
+        let vmis =
+            cache.members.of(set.uid()).iter().filter_map(|key| cache::get(&cache.vmis, key)).collect();
+        Some(replicaset::Inputs { set, vmis, machine_type: context.settings().machine_type })
+    }
+
+    async fn live(context: &Context, key: &Key) -> Result<Option<replicaset::Inputs>, kube::Error> {
+        let found = context.api::<VirtualMachineInstanceReplicaSet>(key).get_opt(&key.name).await?;
+        let Some(set) = found.map(Arc::new) else { return Ok(None) };
+        let vmis = context.api::<VirtualMachineInstance>(key).list(&ListParams::default()).await?;
+        let vmis = vmis.items.into_iter().map(Arc::new).collect();
+        Ok(Some(replicaset::Inputs { set, vmis, machine_type: context.settings().machine_type }))
+    }
+
+    fn subject(inputs: &replicaset::Inputs) -> Arc<VirtualMachineInstanceReplicaSet> {
+        inputs.set.clone()
+    }
+
+    fn decide(inputs: &replicaset::Inputs, now: Timestamp) -> Decision {
+        replicaset::decide(inputs, now)
+    }
+}
