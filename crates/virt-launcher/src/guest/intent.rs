@@ -1,0 +1,156 @@
+//! How a virtual machine is ended: asked, asked again, told to quit, killed. Pure.
+//!
+//! Time comes in as an argument; acting is [`super::life`]'s.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A guest may not listen yet when it is asked first.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// What QEMU gets to write back its disks before it is killed.
+const QUIT_GRACE: Duration = Duration::from_secs(2);
+
+/// What somebody in charge wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// It shall live.
+    Live,
+    /// It shall shut down, and be ended when it hasn't by then.
+    Shutdown {
+        /// The time by which it must be over.
+        deadline: Instant,
+    },
+    /// It shall end now.
+    Kill,
+}
+
+impl Intent {
+    /// Two wishes at once: nobody's wish to end it is taken back or put off by another's.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Kill, _) | (_, Self::Kill) => Self::Kill,
+            (Self::Live, wish) | (wish, Self::Live) => wish,
+            (Self::Shutdown { deadline: a }, Self::Shutdown { deadline: b }) => {
+                Self::Shutdown { deadline: a.min(b) }
+            }
+        }
+    }
+}
+
+/// What to do to QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Press the power button.
+    Powerdown,
+    /// Tell it to quit, because the guest's time is up.
+    QuitLate,
+    /// Tell it to quit.
+    Quit,
+    /// Kill its process.
+    Kill,
+}
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ending {
+    asked: Option<Instant>,
+    quit: Option<Instant>,
+    killed: bool,
+}
+
+impl Ending {
+    /// What to do now, if anything.
+    pub fn act(&mut self, intent: Intent, now: Instant) -> Option<Act> {
+        if let Some(quit) = self.quit {
+            let kill = !self.killed && now >= quit + QUIT_GRACE;
+            self.killed |= kill;
+            return kill.then_some(Act::Kill);
+        }
+        let quit = match intent {
+            Intent::Live => return None,
+            Intent::Kill => Act::Quit,
+            Intent::Shutdown { deadline } if now >= deadline => Act::QuitLate,
+            Intent::Shutdown { .. } => {
+                let due = self.asked.is_none_or(|asked| now >= asked + ASK_AGAIN);
+                return due.then(|| {
+                    self.asked = Some(now);
+                    Act::Powerdown
+                });
+            }
+        };
+        self.quit = Some(now);
+        Some(quit)
+    }
+
+    /// When to look again, if nothing else happens.
+    pub fn wake(&self, intent: Intent) -> Option<Instant> {
+        match (self.quit, intent) {
+            (Some(_), _) if self.killed => None,
+            (Some(quit), _) => Some(quit + QUIT_GRACE),
+            (None, Intent::Live | Intent::Kill) => None,
+            (None, Intent::Shutdown { deadline }) => {
+                Some(self.asked.map_or(deadline, |asked| deadline.min(asked + ASK_AGAIN)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Acts with their seconds, looked at only when `wake` says so.
+    fn script(intent: impl Fn(u64) -> Intent, start: Instant, until: u64) -> Vec<(u64, Act)> {
+        let mut ending = Ending::default();
+        (0..until)
+            .filter_map(|second| {
+                let now = start + Duration::from_secs(second);
+                let intent = intent(second);
+                let due = second == 0 || ending.wake(intent).is_some_and(|wake| wake <= now);
+                due.then(|| ending.act(intent, now)).flatten().map(|act| (second, act))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn asked_every_five_seconds_then_quit_then_killed() {
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs(12);
+        let acts = script(|_| Intent::Shutdown { deadline }, start, 60);
+        let want = [
+            (0, Act::Powerdown),
+            (5, Act::Powerdown),
+            (10, Act::Powerdown),
+            (12, Act::QuitLate),
+            (14, Act::Kill),
+        ];
+        assert_eq!(acts, want);
+    }
+
+    #[test]
+    fn without_grace_there_is_no_asking() {
+        let start = Instant::now();
+        let acts = script(|_| Intent::Shutdown { deadline: start }, start, 60);
+        assert_eq!(acts, [(0, Act::QuitLate), (2, Act::Kill)]);
+        assert_eq!(script(|_| Intent::Kill, start, 60), [(0, Act::Quit), (2, Act::Kill)]);
+        assert_eq!(script(|_| Intent::Live, start, 60), []);
+    }
+
+    #[test]
+    fn the_stronger_and_the_earlier_wish_wins() {
+        let now = Instant::now();
+        let (soon, late) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
+        let by = |deadline| Intent::Shutdown { deadline };
+        for (a, b, want) in [
+            (Intent::Live, Intent::Live, Intent::Live),
+            (Intent::Live, by(late), by(late)),
+            (by(soon), by(late), by(soon)),
+            (by(soon), Intent::Kill, Intent::Kill),
+            (Intent::Kill, Intent::Live, Intent::Kill),
+        ] {
+            assert_eq!(a.and(b), want);
+            assert_eq!(b.and(a), want);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The life of one virtual machine, from its disks to QEMU's last word.
+//!
+//! Owns QEMU's process and its control connection. Decides nothing about the state: it
+//! tells [`crate::domain`] what happens, and does what [`super::intent`] says.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Guest;
+use super::intent::{Act, Ending};
+use crate::console::Typed;
+use crate::disks::{self, DiskError};
+use crate::domain::Event;
+use crate::process::{Exit, ProcessError};
+use crate::qemu::spec::GuestSpec;
+use crate::qemu::{Accel, command_line};
+use crate::qmp::{self, Qmp, QmpError};
+
+/// QEMU connects before it makes the machine; this is for nodes on their knees.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is in flight when QEMU has ended: its last events and words.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many of QEMU's last lines are part of a crash's detail.
+const LAST_WORDS: usize = 5;
+
+/// A start that failed.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("binding {}: {source}", path.display())]
+    Bind { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("QEMU has not connected to {} within {CONNECT_TIMEOUT:?}", path.display())]
+    NotConnected { path: PathBuf },
+    #[error("accepting QEMU's connection to {}: {source}", path.display())]
+    Accept { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+/// QEMU's process.
+struct Process {
+    pid: u32,
+    exit: oneshot::Receiver<Exit>,
+    words: JoinHandle<String>,
+}
+
+/// Lives it.
+pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, typed: Typed) {
+    if let Err(err) = try_live(&guest, &spec, accel, typed).await {
+        guest.note(Event::StartFailed { detail: err.to_string() });
+    }
+    guest.0.qmp.send_replace(None);
+}
+
+async fn try_live(guest: &Guest, spec: &GuestSpec, accel: Accel, typed: Typed) -> Result<(), StartError> {
+    let paths = &guest.0.settings.paths;
+    disks::create(&spec.disks, paths)?;
+    let serial = spec.console.then(|| bind(&paths.serial())).transpose()?;
+    let control = bind(&paths.qmp())?;
+    let mut process = spawn(guest, spec, accel)?;
+    let connected = tokio::select! {
+        connected = connect(guest, serial, control, typed) => connected,
+        exit = &mut process.exit => {
+            end(guest, process.words, exit.unwrap_or(Exit::Unknown), None).await;
+            return Ok(());
+        }
+    };
+    match connected {
+        Ok((qmp, events)) => {
+            attend(guest, process, &qmp, events).await;
+            Ok(())
+        }
+        Err(err) => {
+            guest.0.processes.kill(process.pid);
+            // Its end is certain now; that it has one is all that matters.
+            drop(process.exit.await);
+            Err(err)
+        }
+    }
+}
+
+fn spawn(guest: &Guest, spec: &GuestSpec, accel: Accel) -> Result<Process, StartError> {
+    let paths = &guest.0.settings.paths;
+    let args = command_line(spec, paths, accel);
+    tracing::info!(qemu = %paths.qemu.display(), args = ?args, "starting QEMU");
+    let mut command = Command::new(&paths.qemu);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    let child = guest.0.processes.spawn(&mut command)?;
+    guest.note(Event::Spawned { pid: child.pid });
+    let words = tokio::spawn(async move {
+        let mut lines = BufReader::new(child.stderr).lines();
+        let mut last = Vec::new();
+        // A line that isn't text ends what we can know.
+        while let Ok(Some(line)) = lines.next_line().await {
+            tracing::warn!(line, "QEMU says");
+            last.push(line);
+            last.drain(..last.len().saturating_sub(LAST_WORDS));
+        }
+        last.join("; ")
+    });
+    Ok(Process { pid: child.pid, exit: child.exit, words })
+}
+
+/// Takes QEMU's connections, and lets the guest run: only now, when nothing of it can be missed.
+async fn connect(
+    guest: &Guest,
+    serial: Option<(UnixListener, PathBuf)>,
+    control: (UnixListener, PathBuf),
+    typed: Typed,
+) -> Result<(Qmp, mpsc::UnboundedReceiver<qmp::Event>), StartError> {
+    let (qmp, events) = Qmp::open(accept(control).await?).await?;
+    match serial {
+        Some(serial) => {
+            let serial = accept(serial).await?;
+            let console = guest.0.console.clone();
+            tokio::spawn(async move { console.carry(serial, typed).await });
+        }
+        None => guest.0.console.close(),
+    }
+    qmp.execute("cont").await?;
+    guest.0.qmp.send_replace(Some(qmp.clone()));
+    Ok((qmp, events))
+}
+
+/// Listens; QEMU is the only one that can reach this directory.
+fn bind(path: &Path) -> Result<(UnixListener, PathBuf), StartError> {
+    let failed = |source| StartError::Bind { path: path.to_owned(), source };
+    match std::fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(failed(err)),
+        Ok(()) | Err(_) => {}
+    }
+    Ok((UnixListener::bind(path).map_err(failed)?, path.to_owned()))
+}
+
+/// Takes one connection, and closes the door.
+async fn accept((listener, path): (UnixListener, PathBuf)) -> Result<UnixStream, StartError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, listener.accept()).await {
+        Err(_) => Err(StartError::NotConnected { path }),
+        Ok(Err(source)) => Err(StartError::Accept { path, source }),
+        Ok(Ok((stream, _))) => Ok(stream),
+    }
+}
+
+async fn attend(
+    guest: &Guest,
+    mut process: Process,
+    qmp: &Qmp,
+    mut events: mpsc::UnboundedReceiver<qmp::Event>,
+) {
+    let mut intent = guest.0.intent.subscribe();
+    let mut ending = Ending::default();
+    loop {
+        let wish = *intent.borrow_and_update();
+        if let Some(act) = ending.act(wish, Instant::now()) {
+            self::act(guest, process.pid, qmp, act);
+        }
+        let wake = ending.wake(wish);
+        tokio::select! {
+            exit = &mut process.exit => {
+                end(guest, process.words, exit.unwrap_or(Exit::Unknown), Some(events)).await;
+                return;
+            }
+            Some(event) = events.recv() => guest.note(Event::Qemu(event)),
+            // The sender is the guest's own; it outlives this.
+            _ = intent.changed() => {}
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+        }
+    }
+}
+
+/// Never waits: a QEMU that hangs must not put off its own end.
+fn act(guest: &Guest, pid: u32, qmp: &Qmp, act: Act) {
+    tracing::info!(?act, "ending the virtual machine");
+    let commands: &'static [&'static str] = match act {
+        // A paused guest couldn't hear the power button.
+        Act::Powerdown => &["cont", "system_powerdown"],
+        Act::Quit => &["quit"],
+        Act::QuitLate => {
+            let detail = "the guest didn't shut down within its grace period".into();
+            guest.note(Event::KillAsked { detail });
+            &["quit"]
+        }
+        Act::Kill => {
+            guest.0.processes.kill(pid);
+            &[]
+        }
+    };
+    let qmp = qmp.clone();
+    tokio::spawn(async move {
+        for command in commands {
+            if let Err(err) = qmp.execute(command).await {
+                tracing::info!(error = %err, "QEMU doesn't do as told");
+            }
+        }
+    });
+}
+
+/// Takes note of QEMU's end, after everything that it has said before.
+async fn end(
+    guest: &Guest,
+    words: JoinHandle<String>,
+    exit: Exit,
+    events: Option<mpsc::UnboundedReceiver<qmp::Event>>,
+) {
+    if let Some(mut events) = events {
+        let rest = async {
+            while let Some(event) = events.recv().await {
+                guest.note(Event::Qemu(event));
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS_TIMEOUT, rest).await.is_err() {
+            tracing::warn!("QEMU's control connection has outlived QEMU");
+        }
+    }
+    let stderr = match tokio::time::timeout(LAST_WORDS_TIMEOUT, words).await {
+        Ok(Ok(stderr)) => stderr,
+        // A child of QEMU's holds its stderr: there is nothing more to wait for.
+        Ok(Err(_)) | Err(_) => String::new(),
+    };
+    guest.note(Event::Exited { exit, stderr });
+}

@@ -1,0 +1,209 @@
+//! The virtual machine as the launcher's servers see it: state to read, wishes to express.
+//!
+//! Owns the state and hands it to everybody who watches. Never touches QEMU's process:
+//! that is [`life`]'s alone.
+
+pub mod intent;
+pub mod life;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use handler_launcher_com::launcher::{DomainPhase, DomainState};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::console::{Console, Typed};
+use crate::domain::{Domain, Event};
+use crate::paths::Paths;
+use crate::process::Processes;
+use crate::qemu::spec::{GuestSpec, SpecError};
+use crate::qemu::{self, NoAccel};
+use crate::qmp::{Qmp, QmpError};
+use intent::Intent;
+
+/// QEMU's answer to `stop` and `cont` comes before the event does; the event is never far.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A wish that can't be fulfilled.
+#[derive(Debug, Error)]
+pub enum GuestError {
+    /// What came can't be run.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Nothing may run it.
+    #[error(transparent)]
+    Accel(#[from] NoAccel),
+    /// It isn't in the right phase.
+    #[error("the virtual machine can't be {wish}: it is {phase:?}")]
+    Phase {
+        /// What was wished.
+        wish: &'static str,
+        /// The phase.
+        phase: DomainPhase,
+    },
+    /// QEMU doesn't do it.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// QEMU says that it has, but hasn't.
+    #[error("QEMU has agreed, but the virtual machine isn't {wish} after {EVENT_TIMEOUT:?}")]
+    NoEvent {
+        /// What was wished.
+        wish: &'static str,
+    },
+}
+
+/// What a launcher is told at its start.
+#[derive(Debug)]
+pub struct Settings {
+    /// The one instance that it may run.
+    pub uid: String,
+    /// How long its guest has to shut down, where nobody says otherwise.
+    pub grace: Duration,
+    /// Whether it may run without KVM.
+    pub allow_emulation: bool,
+    /// Where everything is.
+    pub paths: Paths,
+}
+
+/// The virtual machine.
+#[derive(Debug, Clone)]
+pub struct Guest(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    processes: Processes,
+    domain: watch::Sender<Domain>,
+    intent: watch::Sender<Intent>,
+    /// QEMU's control, while there is one.
+    qmp: watch::Sender<Option<Qmp>>,
+    console: Console,
+    /// Taken by the one life of this guest.
+    typed: Mutex<Option<Typed>>,
+}
+
+impl Guest {
+    /// A guest that waits to be told what it is.
+    pub fn new(settings: Settings, processes: Processes, console: Console, typed: Typed) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            processes,
+            domain: watch::Sender::new(Domain::new(now_ms())),
+            intent: watch::Sender::new(Intent::Live),
+            qmp: watch::Sender::new(None),
+            console,
+            typed: Mutex::new(Some(typed)),
+        }))
+    }
+
+    /// The state now.
+    pub fn state(&self) -> DomainState {
+        self.0.domain.borrow().to_wire()
+    }
+
+    /// The state now and after every change.
+    pub fn watch(&self) -> watch::Receiver<Domain> {
+        self.0.domain.subscribe()
+    }
+
+    /// Starts it, unless it has been started already.
+    pub fn start(&self, vmi_json: &[u8], allow_emulation: bool) -> Result<DomainState, GuestError> {
+        let settings = &self.0.settings;
+        let spec = GuestSpec::parse(vmi_json, &settings.uid)?;
+        if self.0.domain.borrow().phase() != DomainPhase::NotStarted {
+            return Ok(self.state());
+        }
+        let may_emulate = allow_emulation || settings.allow_emulation;
+        let accel = qemu::choose(qemu::kvm_opens(&settings.paths.kvm), may_emulate)?;
+        let emulated = accel == qemu::Accel::Tcg;
+        let asked = Event::Asked { interfaces: spec.interfaces.clone(), emulated };
+        let typed = self.0.typed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Of two callers at once, one gets both the change and what is typed.
+        if let Some(typed) = typed {
+            self.note(asked);
+            tokio::spawn(life::live(self.clone(), spec, accel, typed));
+        }
+        Ok(self.state())
+    }
+
+    /// Asks it to shut down, and ends it after the grace period.
+    pub fn shutdown(&self, grace: Option<Duration>) -> DomainState {
+        let deadline = Instant::now() + grace.unwrap_or(self.0.settings.grace);
+        self.note(Event::ShutdownAsked);
+        self.wish(Intent::Shutdown { deadline });
+        self.state()
+    }
+
+    /// Ends it.
+    pub fn kill(&self) -> DomainState {
+        self.note(Event::KillAsked { detail: "killed on request".into() });
+        self.wish(Intent::Kill);
+        self.state()
+    }
+
+    /// Stops its CPUs; done when they stand.
+    pub async fn pause(&self) -> Result<DomainState, GuestError> {
+        self.set_running("paused", "stop", DomainPhase::Running, DomainPhase::Paused).await
+    }
+
+    /// Lets its CPUs run; done when they do.
+    pub async fn unpause(&self) -> Result<DomainState, GuestError> {
+        self.set_running("unpaused", "cont", DomainPhase::Paused, DomainPhase::Running).await
+    }
+
+    async fn set_running(
+        &self,
+        wish: &'static str,
+        command: &'static str,
+        from: DomainPhase,
+        to: DomainPhase,
+    ) -> Result<DomainState, GuestError> {
+        let phase = self.0.domain.borrow().phase();
+        if phase == to {
+            return Ok(self.state());
+        }
+        if phase != from {
+            return Err(GuestError::Phase { wish, phase });
+        }
+        let qmp = self.0.qmp.borrow().clone().ok_or(QmpError::Closed)?;
+        if to == DomainPhase::Paused {
+            self.note(Event::PauseAsked);
+        }
+        qmp.execute(command).await?;
+        let mut domain = self.watch();
+        let done = domain.wait_for(|domain| domain.phase() == to || domain.is_over());
+        match tokio::time::timeout(EVENT_TIMEOUT, done).await {
+            Ok(Ok(domain)) if domain.phase() == to => Ok(domain.to_wire()),
+            Ok(Ok(domain)) => Err(GuestError::Phase { wish, phase: domain.phase() }),
+            Ok(Err(_)) | Err(_) => Err(GuestError::NoEvent { wish }),
+        }
+    }
+
+    fn wish(&self, wish: Intent) {
+        self.0.intent.send_modify(|intent| *intent = intent.and(wish));
+    }
+
+    fn note(&self, event: Event) {
+        let changed = self.0.domain.send_if_modified(|domain| domain.apply(event, now_ms()));
+        if changed {
+            let state = self.state();
+            tracing::info!(
+                phase = state.phase().as_str_name(),
+                reason = state.reason,
+                qemu_pid = u64::from(state.qemu_pid),
+                detail = state.exit_detail,
+                "the virtual machine's state has changed"
+            );
+        }
+        if self.0.domain.borrow().is_over() {
+            self.0.console.close();
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

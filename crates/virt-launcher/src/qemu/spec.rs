@@ -1,0 +1,426 @@
+//! What a guest is made of: a VirtualMachineInstance, read once at the door.
+//!
+//! After this nothing can be missing or malformed, and nothing can break out of the option
+//! it is written into. Admission has refused most of what is refused here; a launcher may be
+//! younger or older than the admission that let an object in, so it looks for itself.
+
+use kubevirt_types::quantity::Quantity;
+use kubevirt_types::vmi::{Disk, Interface, VirtualMachineInstance, Volume};
+use thiserror::Error;
+
+/// The machine where none is named; admission writes it into the object.
+const DEFAULT_MACHINE: &str = "q35";
+/// QEMU's unit here; memory is rounded up to it.
+const MIB: u64 = 1 << 20;
+
+/// A guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestSpec {
+    /// Namespace and name.
+    pub name: String,
+    /// SMBIOS uuid.
+    pub uuid: String,
+    /// SMBIOS serial number.
+    pub serial: Option<String>,
+    /// QEMU's machine type.
+    pub machine: String,
+    /// QEMU's CPU model; the accelerator's best if absent.
+    pub cpu_model: Option<String>,
+    /// Virtual CPUs: sockets, cores in each, threads in each.
+    pub topology: (u32, u32, u32),
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Direct kernel boot.
+    pub boot: Option<BootSpec>,
+    /// Disks.
+    pub disks: Vec<DiskSpec>,
+    /// Network interfaces.
+    pub interfaces: Vec<InterfaceSpec>,
+    /// A serial console.
+    pub console: bool,
+    /// A screen.
+    pub graphics: bool,
+    /// A source of random numbers.
+    pub rng: bool,
+}
+
+/// Direct kernel boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootSpec {
+    /// The kernel's command line.
+    pub args: Option<String>,
+    /// Whether there is an initrd.
+    pub initrd: bool,
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk.
+    Virtio,
+    /// AHCI.
+    Sata,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Its name.
+    pub name: String,
+    /// Its volume's name.
+    pub volume: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How it is attached.
+    pub bus: Bus,
+    /// Whether it can't be written.
+    pub readonly: bool,
+    /// Serial number that the guest sees.
+    pub serial: Option<String>,
+}
+
+/// What an interface looks like to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nic {
+    /// virtio-net.
+    Virtio,
+    /// Intel e1000.
+    E1000,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceSpec {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// What it looks like.
+    pub nic: Nic,
+}
+
+/// A VirtualMachineInstance that can't be run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SpecError {
+    /// It isn't one.
+    #[error("not a VirtualMachineInstance: {0}")]
+    Unreadable(String),
+    /// It is another one.
+    #[error("metadata.uid is {given:?}: this launcher runs {ours:?}")]
+    OtherInstance {
+        /// The uid that came.
+        given: String,
+        /// The uid that was expected.
+        ours: String,
+    },
+    /// Something is missing.
+    #[error("{field}: required")]
+    Missing {
+        /// Where.
+        field: String,
+    },
+    /// Something isn't what it should be.
+    #[error("{field}: {value:?} is not {allowed}")]
+    Invalid {
+        /// Where.
+        field: String,
+        /// What is there.
+        value: String,
+        /// What could be.
+        allowed: &'static str,
+    },
+    /// Something that this launcher can't do.
+    #[error("{field}: {value} is not supported by this virt-launcher, only {allowed} is")]
+    Unsupported {
+        /// Where.
+        field: String,
+        /// What is there.
+        value: String,
+        /// What could be.
+        allowed: &'static str,
+    },
+}
+
+impl GuestSpec {
+    /// Reads the object that virt-handler sent to the launcher of instance `uid`.
+    pub fn parse(json: &[u8], uid: &str) -> Result<Self, SpecError> {
+        let vmi: VirtualMachineInstance =
+            serde_json::from_slice(json).map_err(|err| SpecError::Unreadable(err.to_string()))?;
+        let given = vmi.metadata.uid.clone().unwrap_or_default();
+        if given != uid {
+            return Err(SpecError::OtherInstance { given, ours: uid.to_owned() });
+        }
+        Self::of(&vmi)
+    }
+
+    fn of(vmi: &VirtualMachineInstance) -> Result<Self, SpecError> {
+        let domain = &vmi.spec.domain;
+        let devices = &domain.devices;
+        let uid = vmi.metadata.uid.as_deref().unwrap_or_default();
+        let firmware = domain.firmware.clone().unwrap_or_default();
+        let cpu = domain.cpu.clone().unwrap_or_default();
+        let machine = domain.machine.clone().unwrap_or_default().type_;
+        let boot = firmware.kernel_boot.map(|boot| BootSpec {
+            args: boot.kernel_args,
+            initrd: boot.container.is_some_and(|container| container.initrd_path.is_some()),
+        });
+        Ok(Self {
+            name: format!(
+                "{}_{}",
+                word("metadata.namespace", vmi.metadata.namespace.as_deref().unwrap_or_default())?,
+                word("metadata.name", vmi.metadata.name.as_deref().unwrap_or_default())?
+            ),
+            uuid: uuid("spec.domain.firmware.uuid", firmware.uuid.as_deref().unwrap_or(uid))?,
+            serial: firmware.serial,
+            machine: word("spec.domain.machine.type", machine.as_deref().unwrap_or(DEFAULT_MACHINE))?,
+            cpu_model: cpu.model.map(|model| word("spec.domain.cpu.model", &model)).transpose()?,
+            topology: (
+                count("spec.domain.cpu.sockets", cpu.sockets)?,
+                count("spec.domain.cpu.cores", cpu.cores)?,
+                count("spec.domain.cpu.threads", cpu.threads)?,
+            ),
+            memory_mib: memory_mib(vmi)?,
+            boot,
+            disks: disks(&devices.disks, &vmi.spec.volumes)?,
+            interfaces: interfaces(&devices.interfaces, devices.autoattach_pod_interface, uid)?,
+            console: devices.autoattach_serial_console.unwrap_or(true),
+            graphics: devices.autoattach_graphics_device.unwrap_or(true),
+            rng: devices.rng.is_some(),
+        })
+    }
+}
+
+fn memory_mib(vmi: &VirtualMachineInstance) -> Result<u64, SpecError> {
+    let domain = &vmi.spec.domain;
+    let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
+    let resources = domain.resources.as_ref();
+    let (field, quantity) = guest
+        .map(|guest| ("spec.domain.memory.guest", guest))
+        .or_else(|| Some(("spec.domain.resources.requests.memory", resources?.requests.get("memory")?)))
+        .or_else(|| Some(("spec.domain.resources.limits.memory", resources?.limits.get("memory")?)))
+        .ok_or_else(|| SpecError::Missing { field: "spec.domain.memory.guest".into() })?;
+    Ok(bytes(field, quantity)?.div_ceil(MIB))
+}
+
+fn disks(disks: &[Disk], volumes: &[Volume]) -> Result<Vec<DiskSpec>, SpecError> {
+    disks.iter().enumerate().map(|(i, disk)| self::disk(i, disk, volumes)).collect()
+}
+
+fn disk(i: usize, disk: &Disk, volumes: &[Volume]) -> Result<DiskSpec, SpecError> {
+    let field = |name: &str| format!("spec.domain.devices.disks[{i}].{name}");
+    let name = word(&field("name"), &disk.name)?;
+    let invalid = |name: &str, value: &str, allowed| SpecError::Invalid {
+        field: field(name),
+        value: value.to_owned(),
+        allowed,
+    };
+    let at = volumes.iter().position(|volume| volume.name == name);
+    let at = at.ok_or_else(|| invalid("name", &name, "the name of a volume"))?;
+    let source = volumes[at].empty_disk.as_ref().ok_or_else(|| SpecError::Unsupported {
+        field: format!("spec.volumes[{at}]"),
+        value: volumes[at].other.keys().next().cloned().unwrap_or_else(|| "no source".into()),
+        allowed: "emptyDisk",
+    })?;
+    let target = disk.disk.clone().unwrap_or_default();
+    let readonly = target.readonly.unwrap_or_default();
+    let bus = match target.bus.as_deref() {
+        None | Some("virtio") => Bus::Virtio,
+        Some("sata") => Bus::Sata,
+        Some(other) => return Err(invalid("disk.bus", other, "virtio or sata")),
+    };
+    if bus == Bus::Sata && readonly {
+        return Err(invalid("disk.readonly", "true", "possible on sata, only on virtio"));
+    }
+    Ok(DiskSpec {
+        volume: name.clone(),
+        name,
+        bytes: bytes(&format!("spec.volumes[{at}].emptyDisk.capacity"), &source.capacity)?,
+        bus,
+        readonly,
+        serial: disk.serial.clone(),
+    })
+}
+
+fn interfaces(
+    interfaces: &[Interface],
+    autoattach: Option<bool>,
+    uid: &str,
+) -> Result<Vec<InterfaceSpec>, SpecError> {
+    let default = Interface { name: "default".into(), ..Interface::default() };
+    let named = match (interfaces, autoattach.unwrap_or(true)) {
+        ([], true) => std::slice::from_ref(&default),
+        (named, _) => named,
+    };
+    named.iter().enumerate().map(|(i, nic)| interface(i, nic, uid)).collect()
+}
+
+fn interface(i: usize, interface: &Interface, uid: &str) -> Result<InterfaceSpec, SpecError> {
+    let field = |name: &str| format!("spec.domain.devices.interfaces[{i}].{name}");
+    let nic = match interface.model.as_deref() {
+        None | Some("virtio") => Nic::Virtio,
+        Some("e1000") => Nic::E1000,
+        Some(other) => {
+            return Err(SpecError::Invalid {
+                field: field("model"),
+                value: other.into(),
+                allowed: "virtio or e1000",
+            });
+        }
+    };
+    let mac = match &interface.mac_address {
+        Some(mac) => mac_address(&field("macAddress"), mac)?,
+        None => mac_of(uid, i),
+    };
+    Ok(InterfaceSpec { name: word(&field("name"), &interface.name)?, mac, nic })
+}
+
+/// An address where the object has none: locally administered, and the same in every pod
+/// that ever runs this instance.
+fn mac_of(uid: &str, index: usize) -> String {
+    let digits: Vec<u8> = uid.bytes().filter(u8::is_ascii_hexdigit).chain([b'0'; 10]).take(10).collect();
+    let pairs = digits.chunks(2).map(|pair| String::from_utf8_lossy(pair).to_lowercase());
+    let mut octets: Vec<String> = std::iter::once("02".to_owned()).chain(pairs).collect();
+    octets[5] = format!("{:02x}", u8::from_str_radix(&octets[5], 16).unwrap_or_default() ^ index as u8);
+    octets.join(":")
+}
+
+fn count(field: &str, value: Option<u32>) -> Result<u32, SpecError> {
+    match value.unwrap_or(1) {
+        0 => Err(SpecError::Invalid { field: field.into(), value: "0".into(), allowed: "at least 1" }),
+        count => Ok(count),
+    }
+}
+
+fn bytes(field: &str, quantity: &Quantity) -> Result<u64, SpecError> {
+    quantity.units().ok().and_then(|units| u64::try_from(units).ok()).filter(|bytes| *bytes > 0).ok_or_else(
+        || SpecError::Invalid {
+            field: field.into(),
+            value: quantity.to_string(),
+            allowed: "a quantity of bytes greater than 0, such as 96Mi",
+        },
+    )
+}
+
+/// A name that means nothing to QEMU's option syntax or to a path.
+fn word(field: &str, value: &str) -> Result<String, SpecError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if value.is_empty() || value.starts_with(['.', '-']) || !value.chars().all(plain) {
+        return Err(SpecError::Invalid {
+            field: field.into(),
+            value: value.into(),
+            allowed: "a name of letters, digits, '-', '_' and '.'",
+        });
+    }
+    Ok(value.to_owned())
+}
+
+fn uuid(field: &str, value: &str) -> Result<String, SpecError> {
+    let shape = value.len() == 36
+        && value.char_indices().all(|(i, c)| match i {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => c.is_ascii_hexdigit(),
+        });
+    shape.then(|| value.to_lowercase()).ok_or_else(|| SpecError::Invalid {
+        field: field.into(),
+        value: value.into(),
+        allowed: "a uuid",
+    })
+}
+
+fn mac_address(field: &str, value: &str) -> Result<String, SpecError> {
+    let text = value.replace('-', ":").to_lowercase();
+    let octets: Vec<&str> = text.split(':').collect();
+    let shape = octets.len() == 6
+        && octets.iter().all(|octet| octet.len() == 2 && octet.bytes().all(|b| b.is_ascii_hexdigit()));
+    shape.then_some(text).ok_or_else(|| SpecError::Invalid {
+        field: field.into(),
+        value: value.into(),
+        allowed: "a MAC address such as 02:00:00:00:00:01",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const UID: &str = "6fe59d2c-9c0b-4f0e-8a80-0123456789ab";
+
+    fn parse(spec: Value) -> Result<GuestSpec, SpecError> {
+        let vmi = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "tick", "namespace": "default", "uid": UID}, "spec": spec,
+        });
+        GuestSpec::parse(vmi.to_string().as_bytes(), UID)
+    }
+
+    #[test]
+    fn what_is_absent_gets_its_default() {
+        let guest = parse(json!({"domain": {"memory": {"guest": "96Mi"}, "devices": {}}})).unwrap();
+        assert_eq!(guest.machine, "q35");
+        assert_eq!(guest.uuid, UID);
+        assert_eq!(guest.topology, (1, 1, 1));
+        assert_eq!(guest.memory_mib, 96);
+        assert!(guest.console && guest.graphics && !guest.rng);
+        let default =
+            InterfaceSpec { name: "default".into(), mac: "02:6f:e5:9d:2c:9c".into(), nic: Nic::Virtio };
+        assert_eq!(guest.interfaces, [default]);
+    }
+
+    #[test]
+    fn memory_comes_from_where_the_user_wrote_it() {
+        for (domain, want) in [
+            (json!({"memory": {"guest": "1G"}}), 954),
+            (json!({"resources": {"requests": {"memory": "64Mi"}}}), 64),
+            (json!({"resources": {"limits": {"memory": "65Mi"}}}), 65),
+            (json!({"memory": {"guest": "32Mi"}, "resources": {"requests": {"memory": "64Mi"}}}), 32),
+        ] {
+            assert_eq!(parse(json!({ "domain": domain })).unwrap().memory_mib, want);
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let with = |devices: Value, volumes: Value| {
+            parse(json!({
+                "domain": {"memory": {"guest": "96Mi"}, "devices": devices}, "volumes": volumes,
+            }))
+        };
+        let disk = |disk: Value| json!({"disks": [disk]});
+        let empty = json!([{"name": "a", "emptyDisk": {"capacity": "1Gi"}}]);
+        let refusals = [
+            parse(json!({"domain": {}})),
+            parse(json!({"domain": {"memory": {"guest": "-1"}}})),
+            parse(json!({"domain": {"memory": {"guest": "1Gi"}, "machine": {"type": "q35,smm=on"}}})),
+            parse(json!({"domain": {"memory": {"guest": "1Gi"}, "cpu": {"cores": 0}}})),
+            parse(json!({"domain": {"memory": {"guest": "1Gi"}, "firmware": {"uuid": "x"}}})),
+            with(disk(json!({"name": "b"})), empty.clone()),
+            with(disk(json!({"name": "../a"})), empty.clone()),
+            with(disk(json!({"name": "a", "disk": {"bus": "scsi"}})), empty.clone()),
+            with(disk(json!({"name": "a", "disk": {"bus": "sata", "readonly": true}})), empty),
+            with(disk(json!({"name": "a"})), json!([{"name": "a", "containerDisk": {"image": "x"}}])),
+            with(json!({"interfaces": [{"name": "n", "macAddress": "1:2"}]}), json!([])),
+            with(json!({"interfaces": [{"name": "n", "model": "ne2k"}]}), json!([])),
+        ];
+        let texts: Vec<String> =
+            refusals.into_iter().map(|refusal| refusal.unwrap_err().to_string()).collect();
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn another_instance_is_refused() {
+        let vmi =
+            json!({"metadata": {"name": "a", "namespace": "b", "uid": "other"}, "spec": {"domain": {}}});
+        let refusal = GuestSpec::parse(vmi.to_string().as_bytes(), UID).unwrap_err();
+        assert!(matches!(refusal, SpecError::OtherInstance { .. }), "{refusal}");
+        assert!(matches!(GuestSpec::parse(b"{", UID), Err(SpecError::Unreadable(_))));
+    }
+
+    #[test]
+    fn every_interface_has_its_own_address() {
+        assert_eq!(mac_of(UID, 0), "02:6f:e5:9d:2c:9c");
+        assert_eq!(mac_of(UID, 1), "02:6f:e5:9d:2c:9d");
+        assert_eq!(mac_of("", 0), "02:00:00:00:00:00");
+    }
+}

@@ -1,0 +1,122 @@
+//! Who sits at a console or a screen: one at a time.
+//!
+//! Owns the seat; never sees a byte of what is said.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kubevirt_stream::attach::AttachRequest;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The seat is taken by somebody who must not be disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("Active {what} connection. Request denied.")]
+pub struct Busy {
+    what: &'static str,
+}
+
+/// One seat.
+#[derive(Debug)]
+pub struct Sessions {
+    what: &'static str,
+    seat: Mutex<Seat>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Seat {
+    /// Counts everybody who ever sat here.
+    number: u64,
+    taken: Option<(String, CancellationToken)>,
+}
+
+/// Somebody who sits; leaves when dropped.
+#[derive(Debug)]
+pub struct Sitting {
+    sessions: Arc<Sessions>,
+    number: u64,
+    /// Cancelled when somebody else takes the seat.
+    pub replaced: CancellationToken,
+}
+
+impl Sessions {
+    /// An empty seat at `what`, as messages call it.
+    pub fn new(what: &'static str) -> Arc<Self> {
+        Arc::new(Self { what, seat: Mutex::default(), left: Notify::new() })
+    }
+
+    /// Sits down. The newest wins, unless it says that it would rather not; a session that
+    /// comes back finds its own former self in the seat, and may always replace that.
+    pub fn sit(self: &Arc<Self>, request: &AttachRequest) -> Result<Sitting, Busy> {
+        let mut seat = self.seat();
+        if let Some((session, leave)) = &seat.taken {
+            if request.preserve_session && *session != request.session {
+                return Err(Busy { what: self.what });
+            }
+            tracing::info!(socket = self.what, session, by = request.session, "a session is replaced");
+            leave.cancel();
+        }
+        let replaced = CancellationToken::new();
+        seat.number += 1;
+        seat.taken = Some((request.session.clone(), replaced.clone()));
+        Ok(Sitting { sessions: Arc::clone(self), number: seat.number, replaced })
+    }
+
+    /// Waits until nobody sits.
+    pub async fn vacant(&self) {
+        loop {
+            // Made before the look, so that nobody leaves unseen in between.
+            let left = self.left.notified();
+            if self.seat().taken.is_none() {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sitting {
+    fn drop(&mut self) {
+        let mut seat = self.sessions.seat();
+        if seat.number == self.number {
+            seat.taken = None;
+            self.sessions.left.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn request(session: &str, preserve_session: bool) -> AttachRequest {
+        AttachRequest { session: session.into(), resume_from: None, preserve_session }
+    }
+
+    #[tokio::test]
+    async fn the_newest_wins_unless_it_preserves() {
+        let sessions = Sessions::new("VNC");
+        let first = sessions.sit(&request("a", true)).unwrap();
+        let busy = sessions.sit(&request("b", true)).unwrap_err();
+        assert_eq!(busy.to_string(), "Active VNC connection. Request denied.");
+        assert!(!first.replaced.is_cancelled());
+
+        let second = sessions.sit(&request("b", false)).unwrap();
+        assert!(first.replaced.is_cancelled());
+        drop(first);
+        assert!(sessions.vacant().now_or_never().is_none() && !second.replaced.is_cancelled());
+
+        let again = sessions.sit(&request("b", true)).unwrap();
+        assert!(second.replaced.is_cancelled());
+        drop((second, again));
+        sessions.vacant().await;
+        sessions.sit(&request("c", true)).unwrap();
+    }
+}
