@@ -11,7 +11,9 @@ mod websockets;
 use std::time::Duration;
 
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -92,6 +94,15 @@ where
     if let Ok(Err(error)) = timeout(CLOSE_LIMIT, sink.send(Message::Close(close.into_frame()))).await {
         tracing::debug!(%error, "close frame not sent");
     }
+}
+
+/// Ends a websocket that [`pump`] has left open: says so, and waits for the answer.
+pub async fn goodbye<S>(websocket: &mut WebSocketStream<S>, close: Close)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    send_close(websocket, close).await;
+    await_close(websocket).await;
 }
 
 /// Reads on until the peer has closed, which also sends our answer to its close frame.

@@ -166,8 +166,10 @@ fn paths(versions: &[&str], own: &Release, typed: &Value) -> Value {
     let mut paths = serde_json::Map::new();
     for version in versions {
         for s in subresources(own) {
-            let path =
-                format!("/apis/{GROUP}/{version}/namespaces/{{namespace}}/{}/{{name}}/{}", s.resource, s.name);
+            let path = format!(
+                "/apis/{GROUP}/{version}/namespaces/{{namespace}}/{}/{{name}}/{}",
+                s.resource, s.name
+            );
             let operation = json!({
                 "operationId": format!("{version}{}{}", s.kind, s.name),
                 "description": s.description,

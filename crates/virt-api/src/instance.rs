@@ -88,7 +88,9 @@ pub fn action_node(vmi: &VirtualMachineInstance, action: Action) -> Result<Strin
 
 fn node(vmi: &VirtualMachineInstance) -> Result<String, Refusal> {
     let node = status(vmi).node_name.filter(|node| !node.is_empty());
-    node.ok_or_else(|| Refusal::bad_request("Unable to connect to VirtualMachineInstance: it has no node yet"))
+    node.ok_or_else(|| {
+        Refusal::bad_request("Unable to connect to VirtualMachineInstance: it has no node yet")
+    })
 }
 
 #[cfg(test)]
@@ -110,8 +112,7 @@ mod tests {
     fn streams() {
         let running = json!({"phase": "Running", "nodeName": "n"});
         let failed = json!({"phase": "Failed", "nodeName": "n"});
-        let conflict =
-            r#"409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "a": VMI is in failed status"#;
+        let conflict = r#"409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "a": VMI is in failed status"#;
         for (stream, devices, status, expected) in [
             (Stream::Console, json!({}), running.clone(), "n"),
             (Stream::Vnc, json!({}), running.clone(), "n"),
@@ -139,7 +140,11 @@ mod tests {
                 "400 Unable to connect to VirtualMachineInstance: it has no node yet",
             ),
         ] {
-            assert_eq!(said(stream_node(&vmi(devices.clone(), status.clone()), stream)), expected, "{devices} {status}");
+            assert_eq!(
+                said(stream_node(&vmi(devices.clone(), status.clone()), stream)),
+                expected,
+                "{devices} {status}"
+            );
         }
     }
 
@@ -161,7 +166,11 @@ mod tests {
             (Action::Unpause, "Running", "True", "n".to_owned()),
             (Action::Unpause, "Running", "False", conflict("VMI is not paused")),
         ] {
-            assert_eq!(said(action_node(&of(phase, paused), action)), expected, "{action:?} {phase} {paused}");
+            assert_eq!(
+                said(action_node(&of(phase, paused), action)),
+                expected,
+                "{action:?} {phase} {paused}"
+            );
         }
     }
 }

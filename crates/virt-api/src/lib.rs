@@ -1,10 +1,22 @@
 //! virt-api: admission, subresources and the version gate.
+//!
+//! Decisions are pure functions in modules of their own ([`admission`], [`access`], [`lifecycle`],
+//! [`instance`], [`handler_pod`], [`reporters`], [`discovery`]); the routes only read, decide and do.
 
 pub mod access;
 pub mod admission;
+pub mod app;
+pub mod args;
+pub mod cluster;
 pub mod discovery;
+pub mod handler;
 pub mod handler_pod;
 pub mod instance;
 pub mod lifecycle;
+pub mod metrics;
 pub mod refusal;
 pub mod reporters;
+pub mod run;
+mod server;
+pub mod session;
+pub mod watch;

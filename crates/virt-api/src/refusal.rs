@@ -189,8 +189,11 @@ mod tests {
 
     #[test]
     fn an_invalid_object_names_every_cause() {
-        let cause =
-            |field: &str| Cause { reason: "FieldValueRequired", message: "Required value".into(), field: field.into() };
+        let cause = |field: &str| Cause {
+            reason: "FieldValueRequired",
+            message: "Required value".into(),
+            field: field.into(),
+        };
         let refusal = Refusal::invalid(vec![cause("spec.a"), cause("spec.b")]);
         assert_eq!(refusal.message, "spec.a: Required value; spec.b: Required value");
         assert_eq!(refusal.status()["details"]["causes"][1]["field"], "spec.b");

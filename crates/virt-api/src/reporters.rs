@@ -99,8 +99,7 @@ fn wants(set: &DaemonSet, node: &Node) -> bool {
     let Some(pod) = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()) else { return false };
     let empty = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
-    let selected =
-        pod.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let selected = pod.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     let required = pod
         .affinity
         .as_ref()
@@ -127,7 +126,8 @@ fn wants(set: &DaemonSet, node: &Node) -> bool {
     selected
         && affine
         && taints.iter().filter(|taint| taint.effect != "PreferNoSchedule").all(|taint| {
-            TOLERATED_BY_DAEMONS.contains(&taint.key.as_str()) || tolerations.iter().any(|t| tolerates(t, taint))
+            TOLERATED_BY_DAEMONS.contains(&taint.key.as_str())
+                || tolerations.iter().any(|t| tolerates(t, taint))
         })
 }
 

@@ -68,6 +68,11 @@ impl ClientTls {
         Ok(())
     }
 
+    /// Whether there is a certificate to connect with.
+    pub fn is_ready(&self) -> bool {
+        self.config.load().is_some()
+    }
+
     /// Connects to a server and checks that it is who it should be.
     pub async fn connect(&self, peer: SocketAddr) -> Result<TlsStream<TcpStream>, TlsError> {
         let config = self.config.load_full().ok_or(TlsError::NotReady)?;

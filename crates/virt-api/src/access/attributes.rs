@@ -1,9 +1,7 @@
 //! What a request asks for, in the words of Kubernetes' authorizer.
 
 use http::Method;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 
 use super::Identity;
 use crate::discovery::{GROUP, VERSIONS};
@@ -25,9 +23,9 @@ pub fn is_open(path: &str) -> bool {
             rest.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/')).is_some_and(|v| VERSIONS.contains(&v))
         })
         || path.strip_prefix(&format!("{group}/")).is_some_and(|rest| {
-            VERSIONS.iter().any(|v| {
-                rest.strip_prefix(v).is_some_and(|below| OPEN_BELOW_VERSION.contains(&below))
-            })
+            VERSIONS
+                .iter()
+                .any(|v| rest.strip_prefix(v).is_some_and(|below| OPEN_BELOW_VERSION.contains(&below)))
         })
 }
 
@@ -48,7 +46,8 @@ impl Attributes {
     /// else is no endpoint of ours.
     pub fn of(method: &Method, path: &str) -> Result<Self, Refusal> {
         let parts: Vec<&str> = path.split('/').collect();
-        let ["", "apis", group, version, "namespaces", namespace, resource, name, rest @ ..] = parts.as_slice()
+        let ["", "apis", group, version, "namespaces", namespace, resource, name, rest @ ..] =
+            parts.as_slice()
         else {
             return Err(Refusal::no_such_path());
         };
@@ -148,7 +147,11 @@ mod tests {
     fn attributes_of_paths() {
         let base = "/apis/subresources.kubevirt.io/v1/namespaces/ns";
         for (method, path, expected) in [
-            (Method::GET, "/virtualmachineinstances/a/console", Some("get virtualmachineinstances a console")),
+            (
+                Method::GET,
+                "/virtualmachineinstances/a/console",
+                Some("get virtualmachineinstances a console"),
+            ),
             (Method::GET, "/virtualmachineinstances/a/vnc", Some("get virtualmachineinstances a vnc")),
             (Method::PUT, "/virtualmachines/a/start", Some("update virtualmachines a start")),
             (

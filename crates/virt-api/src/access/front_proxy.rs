@@ -61,7 +61,8 @@ impl FrontProxy {
         let lower = |headers: Vec<String>| headers.iter().map(|h| h.to_ascii_lowercase()).collect();
         Ok(Self {
             ca_pem: ca_pem.ok_or(FrontProxyError::Missing { key: CA })?.clone(),
-            allowed_names: list(data, ALLOWED_NAMES)?.ok_or(FrontProxyError::Missing { key: ALLOWED_NAMES })?,
+            allowed_names: list(data, ALLOWED_NAMES)?
+                .ok_or(FrontProxyError::Missing { key: ALLOWED_NAMES })?,
             user_headers: lower(list(data, USER_HEADERS)?.unwrap_or_else(|| vec!["X-Remote-User".into()])),
             group_headers: lower(list(data, GROUP_HEADERS)?.unwrap_or_else(|| vec!["X-Remote-Group".into()])),
             extra_prefixes: lower(

@@ -150,7 +150,9 @@ mod tests {
     fn what_a_replace_lost_comes_back() {
         let before = filled(json!({}), Value::Null);
         let after = filled(json!({"domain": {"cpu": {"cores": 2}}}), before.clone());
-        for pointer in ["/domain/firmware/uuid", "/domain/devices/interfaces/0/macAddress", "/domain/machine/type"] {
+        for pointer in
+            ["/domain/firmware/uuid", "/domain/devices/interfaces/0/macAddress", "/domain/machine/type"]
+        {
             assert_eq!(after.pointer(pointer), before.pointer(pointer), "{pointer}");
         }
     }

@@ -102,8 +102,14 @@ pub struct Question<'a, K> {
 }
 
 /// Answers a question. `draw` gives random bytes.
-pub fn decide(hook: Hook, request: &Request, context: &Context<'_>, draw: &mut dyn FnMut(&mut [u8])) -> Verdict {
-    let going = |object: &Value| object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null());
+pub fn decide(
+    hook: Hook,
+    request: &Request,
+    context: &Context<'_>,
+    draw: &mut dyn FnMut(&mut [u8]),
+) -> Verdict {
+    let going =
+        |object: &Value| object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null());
     match request.operation {
         Operation::Delete | Operation::Connect => return Verdict::Admit,
         // What is going must be able to go: only finalizers leave it now.
@@ -113,8 +119,12 @@ pub fn decide(hook: Hook, request: &Request, context: &Context<'_>, draw: &mut d
     match hook {
         Hook::VmMutate | Hook::VmiMutate => mutate(hook.kind(), request, context, draw),
         Hook::VmValidate => validated(request, |q, findings| vm::validate(q, context, findings)),
-        Hook::VmiValidateCreate => validated(request, |q, findings| vmi::validate_create(q, context, findings)),
-        Hook::VmiValidateUpdate => validated(request, |q, findings| vmi::validate_update(q, context, findings)),
+        Hook::VmiValidateCreate => {
+            validated(request, |q, findings| vmi::validate_create(q, context, findings))
+        }
+        Hook::VmiValidateUpdate => {
+            validated(request, |q, findings| vmi::validate_update(q, context, findings))
+        }
         Hook::MigrationValidateCreate => validated(request, |q, findings| {
             vmi::validate_migration(&q.object, context.migration_subject, context.own, findings);
         }),

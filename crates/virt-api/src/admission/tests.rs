@@ -9,13 +9,7 @@ fn ask(hook: Hook, user: &str, object: Value, old: Value) -> Verdict {
     ask_as(hook, user, (object, old), Release::V0_17_0, Release::V0_17_0)
 }
 
-fn ask_as(
-    hook: Hook,
-    user: &str,
-    (object, old): (Value, Value),
-    own: Release,
-    reported: Release,
-) -> Verdict {
+fn ask_as(hook: Hook, user: &str, (object, old): (Value, Value), own: Release, reported: Release) -> Verdict {
     let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
     let request = json!({"uid": "u", "operation": operation, "namespace": "ns", "userInfo": {"username": user},
         "object": object, "oldObject": old});
@@ -73,9 +67,9 @@ fn a_vm_says_once_when_it_runs() {
 #[test]
 fn a_refused_volume_is_named_with_its_path_in_the_vm() {
     let mut object = vm(json!({"running": true}), works());
-    object["spec"]["template"]["spec"]["domain"]["devices"] = json!({"disks": [{"name": "a"}, {"name": "b"}]});
-    object["spec"]["template"]["spec"]["volumes"] =
-        json!([{"name": "a", "emptyDisk": {"capacity": "1Gi"}}, {"name": "b", "containerDisk": {"image": "x"}}]);
+    object["spec"]["template"]["spec"]["domain"]["devices"] =
+        json!({"disks": [{"name": "a"}, {"name": "b"}]});
+    object["spec"]["template"]["spec"]["volumes"] = json!([{"name": "a", "emptyDisk": {"capacity": "1Gi"}}, {"name": "b", "containerDisk": {"image": "x"}}]);
     let verdict = ask(Hook::VmValidate, PLAIN_USER, object, Value::Null);
     assert_eq!(
         refused(verdict),
@@ -113,9 +107,17 @@ fn an_instance_is_what_it_was_started_with() {
     let moved = vmi(works(), json!({"kubevirt.io/nodeName": "m"}));
     let labelled = vmi(works(), json!({"kubevirt.io/nodeName": "n", "mine": "1"}));
     for (object, user, expected) in [
-        (&more, PLAIN_USER, "422 spec: Forbidden: update of VMI object is restricted: its spec can't be changed"),
+        (
+            &more,
+            PLAIN_USER,
+            "422 spec: Forbidden: update of VMI object is restricted: its spec can't be changed",
+        ),
         (&more, CONTROLLER, "admitted"),
-        (&moved, PLAIN_USER, "422 metadata.labels[kubevirt.io/nodeName]: Forbidden: this label is KubeVirt's own"),
+        (
+            &moved,
+            PLAIN_USER,
+            "422 metadata.labels[kubevirt.io/nodeName]: Forbidden: this label is KubeVirt's own",
+        ),
         (&moved, CONTROLLER, "admitted"),
         (&labelled, PLAIN_USER, "admitted"),
     ] {
@@ -125,10 +127,13 @@ fn an_instance_is_what_it_was_started_with() {
 
 #[test]
 fn a_created_instance_is_judged_and_filled_in() {
-    let verdict = ask(Hook::VmiValidateCreate, PLAIN_USER, vmi(json!({"domain": {}}), json!({})), Value::Null);
+    let verdict =
+        ask(Hook::VmiValidateCreate, PLAIN_USER, vmi(json!({"domain": {}}), json!({})), Value::Null);
     assert!(refused(verdict).starts_with("422 spec.domain.memory.guest: Required value"));
     let object = vmi(works(), json!({}));
-    let Verdict::Patch(patch) = ask(Hook::VmiMutate, PLAIN_USER, object.clone(), Value::Null) else { panic!() };
+    let Verdict::Patch(patch) = ask(Hook::VmiMutate, PLAIN_USER, object.clone(), Value::Null) else {
+        panic!()
+    };
     let mut filled = object;
     json_patch::patch(&mut filled, &patch).unwrap();
     assert_eq!(filled["spec"]["domain"]["machine"]["type"], "q35");
@@ -140,7 +145,9 @@ fn a_created_instance_is_judged_and_filled_in() {
 #[test]
 fn a_filled_in_vm_is_valid() {
     let object = vm(json!({"running": true}), works());
-    let Verdict::Patch(patch) = ask(Hook::VmMutate, PLAIN_USER, object.clone(), Value::Null) else { panic!() };
+    let Verdict::Patch(patch) = ask(Hook::VmMutate, PLAIN_USER, object.clone(), Value::Null) else {
+        panic!()
+    };
     let mut filled = object;
     json_patch::patch(&mut filled, &patch).unwrap();
     assert_eq!(refused(ask(Hook::VmValidate, PLAIN_USER, filled, Value::Null)), "admitted");
@@ -177,13 +184,15 @@ fn a_replica_set_waits_for_every_controller() {
     assert_eq!(create(replica_set(1, "a"), Release::V0_18_0), "admitted");
     let message = create(replica_set(-1, "b"), Release::V0_18_0);
     assert!(message.contains("spec.replicas: Invalid value: -1"), "{message}");
-    assert!(message.contains("spec.selector: Invalid value: {\"app\": \"b\"}: must match the labels"), "{message}");
+    assert!(
+        message.contains("spec.selector: Invalid value: {\"app\": \"b\"}: must match the labels"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_replica_set_that_exists_stays_changeable_behind_a_closed_gate() {
     let change = (replica_set(2, "a"), replica_set(1, "a"));
-    let verdict =
-        ask_as(Hook::ReplicaSetValidate, PLAIN_USER, change, Release::V0_18_0, Release::V0_17_0);
+    let verdict = ask_as(Hook::ReplicaSetValidate, PLAIN_USER, change, Release::V0_18_0, Release::V0_17_0);
     assert_eq!(refused(verdict), "admitted");
 }

@@ -33,7 +33,8 @@ pub fn validate_update(
     }
     let Question { object, old, raw, old_raw } = question;
     if raw.get("spec") != old_raw.get("spec") {
-        findings.forbidden(&Path::root("spec"), "update of VMI object is restricted: its spec can't be changed");
+        findings
+            .forbidden(&Path::root("spec"), "update of VMI object is restricted: its spec can't be changed");
     }
     let old = old.as_ref().and_then(|old| old.metadata.labels.as_ref());
     let at = Path::root("metadata").field("labels");

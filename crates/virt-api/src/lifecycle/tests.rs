@@ -24,9 +24,10 @@ fn outcome(
 ) -> Vec<String> {
     let options = Options::parse(options.to_string().as_bytes()).unwrap();
     match decide(action, vm, vmi, &options) {
-        Ok(steps) => {
-            steps.iter().map(|s| format!("{:?} {}", s.target, serde_json::to_string(&s.patch).unwrap())).collect()
-        }
+        Ok(steps) => steps
+            .iter()
+            .map(|s| format!("{:?} {}", s.target, serde_json::to_string(&s.patch).unwrap()))
+            .collect(),
         Err(refusal) => vec![format!("{} {}", refusal.code.as_u16(), refusal.message)],
     }
 }
@@ -177,12 +178,7 @@ fn options() {
         ("{}", None),
         (r#"{"dryRun": ["All"], "kind": "StartOptions"}"#, None),
         (r#"{"dryRun": ["Some"]}"#, Some(r#"dryRun: Unsupported value: "Some": supported values: "All""#)),
-        (
-            "x",
-            Some(
-                "Can not unmarshal Request body to struct, error: expected value at line 1 column 1",
-            ),
-        ),
+        ("x", Some("Can not unmarshal Request body to struct, error: expected value at line 1 column 1")),
     ] {
         let refusal = Options::parse(body.as_bytes()).err().map(|refusal| refusal.message);
         assert_eq!(refusal.as_deref(), expected, "{body}");

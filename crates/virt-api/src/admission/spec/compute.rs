@@ -50,8 +50,10 @@ fn validate_memory(domain: &DomainSpec, at: &Path, findings: &mut Findings) {
     let guest_at = at.field("memory").field("guest");
     let resources_at = at.field("resources");
     let none = BTreeMap::new();
-    let (requests, limits) =
-        domain.resources.as_ref().map_or((&none, &none), |resources| (&resources.requests, &resources.limits));
+    let (requests, limits) = domain
+        .resources
+        .as_ref()
+        .map_or((&none, &none), |resources| (&resources.requests, &resources.limits));
     let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
 
     let guest_bytes = guest.and_then(|quantity| positive(quantity, &guest_at, findings));
@@ -67,7 +69,8 @@ fn validate_memory(domain: &DomainSpec, at: &Path, findings: &mut Findings) {
         }
     }
     for name in RESOURCES {
-        if let (Some(request), Some(limit)) = (amounts.get(&("requests", name)), amounts.get(&("limits", name)))
+        if let (Some(request), Some(limit)) =
+            (amounts.get(&("requests", name)), amounts.get(&("limits", name)))
             && request > limit
         {
             let why = format!("must be less than or equal to the {name} limit {}", limits[name]);

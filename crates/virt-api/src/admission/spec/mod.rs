@@ -41,7 +41,8 @@ fn dns_label(name: &str, at: &Path, findings: &mut Findings) {
         && !name.starts_with('-')
         && !name.ends_with('-');
     if !fits {
-        let why = "must be at most 63 lower case letters, digits and '-', and start and end with a letter or digit";
+        let why =
+            "must be at most 63 lower case letters, digits and '-', and start and end with a letter or digit";
         findings.invalid(at, name, why);
     }
 }

@@ -31,7 +31,11 @@ pub fn validate(spec: &VirtualMachineInstanceSpec, at: &Path, own: &Release, fin
             findings.duplicate(&at.field("name"), &volume.name);
         }
         if !disk_names.contains(volume.name.as_str()) {
-            findings.not_found(&at.field("name"), &volume.name, "no disk in domain.devices.disks has this name");
+            findings.not_found(
+                &at.field("name"),
+                &volume.name,
+                "no disk in domain.devices.disks has this name",
+            );
         }
     }
     let mut seen = BTreeSet::new();

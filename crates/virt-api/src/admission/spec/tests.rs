@@ -52,7 +52,8 @@ fn what_works_is_admitted() {
 #[test]
 fn what_does_not_is_named_with_what_is_allowed() {
     let disks = "no disk in domain.devices.disks has this name";
-    let label = "must be at most 63 lower case letters, digits and '-', and start and end with a letter or digit";
+    let label =
+        "must be at most 63 lower case letters, digits and '-', and start and end with a letter or digit";
     let absolute = "must be an absolute path of a file in the image, without '..'";
     let cases: Vec<(&str, Value, Vec<String>)> = vec![
         (

@@ -1,0 +1,27 @@
+//! Arguments of the process.
+
+use std::path::PathBuf;
+
+/// What virt-api is started with. The defaults are the paths at which the manifests mount.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "virt-api", version, about = "Admission, subresources and the version gate of KubeVirt")]
+pub struct Args {
+    /// Port of everything: subresources, webhooks, health and metrics.
+    #[arg(long, default_value_t = 8443)]
+    pub port: u16,
+    /// Port of virt-handler's console server.
+    #[arg(long, default_value_t = kubevirt_types::labels::HANDLER_CONSOLE_PORT)]
+    pub console_server_port: u16,
+    /// Directory of the server's tls.crt and tls.key.
+    #[arg(long, default_value = "/etc/virt-api/certificates")]
+    pub cert_dir: PathBuf,
+    /// Directory of the tls.crt and tls.key with which virt-handler is called.
+    #[arg(long, default_value = "/etc/virt-handler/clientcertificates")]
+    pub handler_cert_dir: PathBuf,
+    /// File of the CA bundle that vouches for virt-handler.
+    #[arg(long, default_value = "/etc/kubevirt/ca/ca-bundle")]
+    pub ca_bundle: PathBuf,
+    /// How much is logged: 2 is info, 3 debug, from 6 on everything.
+    #[arg(short, long, default_value_t = kubevirt_runtime::logging::DEFAULT_VERBOSITY)]
+    pub verbosity: u32,
+}

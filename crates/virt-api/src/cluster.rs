@@ -1,0 +1,139 @@
+//! Calls to the Kubernetes API that a request makes, each bounded in time.
+
+use std::time::Duration;
+
+use json_patch::Patch as JsonPatch;
+use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewStatus};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use kubevirt_types::{VirtualMachine, VirtualMachineInstance};
+
+use crate::lifecycle::Target;
+
+/// The API server itself gives a webhook ten seconds: an answer later than that helps nobody.
+const CALL_LIMIT: Duration = Duration::from_secs(8);
+
+/// A call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The API server refused, or couldn't be reached.
+    #[error("{what}: {source}")]
+    Call {
+        /// What was tried.
+        what: &'static str,
+        #[allow(missing_docs)]
+        source: Box<kube::Error>,
+    },
+    /// No answer in time.
+    #[error("{what}: no answer in {} s", CALL_LIMIT.as_secs())]
+    Slow {
+        /// What was tried.
+        what: &'static str,
+    },
+}
+
+impl ClusterError {
+    /// Whether a patch's test failed: what it would change has changed since it was read.
+    pub fn is_failed_test(&self) -> bool {
+        match self {
+            Self::Call { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => {
+                    status.is_conflict() || (status.code == 422 && status.message.contains("test"))
+                }
+                _ => false,
+            },
+            Self::Slow { .. } => false,
+        }
+    }
+
+    /// The API server's own words, when it refused.
+    pub fn refusal(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Call { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            Self::Slow { .. } => None,
+        }
+    }
+}
+
+/// The Kubernetes API.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+}
+
+impl Cluster {
+    /// Through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// A VM; none when there is none.
+    pub async fn vm(&self, namespace: &str, name: &str) -> Result<Option<VirtualMachine>, ClusterError> {
+        let api: Api<VirtualMachine> = Api::namespaced(self.client.clone(), namespace);
+        bounded("get VirtualMachine", api.get_opt(name)).await
+    }
+
+    /// An instance; none when there is none.
+    pub async fn vmi(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<VirtualMachineInstance>, ClusterError> {
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), namespace);
+        bounded("get VirtualMachineInstance", api.get_opt(name)).await
+    }
+
+    /// Patches a VM, its status, or its instance.
+    pub async fn patch(
+        &self,
+        (namespace, name): (&str, &str),
+        target: Target,
+        patch: &JsonPatch,
+        dry_run: bool,
+    ) -> Result<(), ClusterError> {
+        let params = PatchParams { dry_run, ..PatchParams::default() };
+        let patch: Patch<()> = Patch::Json(patch.clone());
+        let vms: Api<VirtualMachine> = Api::namespaced(self.client.clone(), namespace);
+        let vmis: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), namespace);
+        match target {
+            Target::Vm => bounded("patch VirtualMachine", vms.patch(name, &params, &patch)).await.map(drop),
+            Target::VmStatus => {
+                let patched = vms.patch_status(name, &params, &patch);
+                bounded("patch status of VirtualMachine", patched).await.map(drop)
+            }
+            Target::Vmi => {
+                let patched = vmis.patch(name, &params, &patch);
+                bounded("patch VirtualMachineInstance", patched).await.map(drop)
+            }
+        }
+    }
+
+    /// Asks whether somebody may do something.
+    pub async fn review(
+        &self,
+        review: &SubjectAccessReview,
+    ) -> Result<SubjectAccessReviewStatus, ClusterError> {
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let params = PostParams::default();
+        let created = bounded("create SubjectAccessReview", api.create(&params, review)).await?;
+        Ok(created.status.unwrap_or_default())
+    }
+
+    /// Whether the API server answers.
+    pub async fn version(&self) -> Result<String, ClusterError> {
+        Ok(bounded("get version", self.client.apiserver_version()).await?.git_version)
+    }
+}
+
+async fn bounded<T>(
+    what: &'static str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ClusterError> {
+    match tokio::time::timeout(CALL_LIMIT, call).await {
+        Ok(result) => result.map_err(|source| ClusterError::Call { what, source: Box::new(source) }),
+        Err(_) => Err(ClusterError::Slow { what }),
+    }
+}

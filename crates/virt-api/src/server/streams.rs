@@ -1,0 +1,107 @@
+//! console and vnc: virt-handler is asked first, so that its refusal is an answer; only then the client's
+//! connection becomes a websocket.
+
+use axum::extract::{FromRequestParts, Query, Request, State};
+use axum::response::Response;
+use http::HeaderValue;
+use kubevirt_runtime::serve::StreamTracker;
+use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::websocket::Upgrade;
+use serde::Deserialize;
+
+use super::admit::session_id;
+use super::{Name, Shared};
+use crate::handler::{HandlerError, StreamRequest};
+use crate::instance::Stream;
+use crate::refusal::Refusal;
+use crate::session::{self, OpenError};
+
+/// What a client may ask for. Stock clients know only `preserveSession`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Asked {
+    session: Option<String>,
+    resume_from: Option<u64>,
+    preserve_session: bool,
+}
+
+/// Opens a stream.
+pub async fn open(
+    State(app): Shared,
+    name: Name,
+    stream: Stream,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let asked = Query::<Asked>::from_request_parts(&mut parts, &app).await;
+    let Query(asked) = asked.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    let (namespace, name) = name.0;
+    let wanted = StreamRequest {
+        stream,
+        namespace,
+        name,
+        session: session(asked.session)?,
+        resume_from: asked.resume_from,
+        preserve_session: asked.preserve_session,
+    };
+    let streams = parts.extensions.get::<StreamTracker>().cloned();
+    let streams = streams.ok_or_else(|| Refusal::internal("no one keeps count of streams here"))?;
+    let mut request = Request::from_parts(parts, body);
+    let upgrade =
+        Upgrade::from_request(&mut request).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let found = session::open(&app, &wanted).await.map_err(refusal)?;
+    let mut response: Response = upgrade.response();
+    if let Some(offset) = found.opened.offset {
+        response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
+    }
+    let stop = streams.stop().clone();
+    streams.spawn(async move {
+        match upgrade.websocket().await {
+            Ok(client) => session::carry(app, wanted, client, found, stop).await,
+            Err(error) => tracing::info!(%error, "the client went before its stream began"),
+        }
+    });
+    Ok(response)
+}
+
+/// The client's own session, or a new one. It goes into a URL.
+fn session(asked: Option<String>) -> Result<String, Refusal> {
+    let Some(session) = asked else { return Ok(session_id()) };
+    let fits = (1..=64).contains(&session.len())
+        && session.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
+    if fits {
+        Ok(session)
+    } else {
+        let why = "session: Invalid value: must be at most 64 letters, digits, '-' and '_'";
+        Err(Refusal::bad_request(why))
+    }
+}
+
+fn refusal(error: OpenError) -> Refusal {
+    match error {
+        OpenError::Refused(refusal) => *refusal,
+        OpenError::Ended => Refusal::bad_request("VMI is not running"),
+        OpenError::Handler(error) => match &error {
+            HandlerError::None { .. } => Refusal::bad_request(error.to_string()),
+            HandlerError::Refused { status, message, .. } => {
+                Refusal::internal(format!("Can't connect to websocket ({}): {message}", status.as_u16()))
+            }
+            HandlerError::Connect { .. } | HandlerError::Cut { .. } => {
+                Refusal::internal(format!("Can't connect to websocket: {error}"))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_safe_in_a_url() {
+        assert_eq!(session(Some("a-B_9".into())).unwrap(), "a-B_9");
+        for bad in ["", "a b", "a&resumeFrom=1", "ä", &"x".repeat(65)] {
+            assert!(session(Some(bad.into())).is_err(), "{bad}");
+        }
+    }
+}
