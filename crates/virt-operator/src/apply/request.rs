@@ -1,0 +1,253 @@
+//! Steps as requests to the API server: pure, so that what is sent is tested without a cluster.
+
+use http::Request;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kubevirt_rollout::Precondition;
+use kubevirt_rollout::step::Propagation;
+use kubevirt_types::ObjectKey;
+use serde_json::{Map, Value, json};
+
+use crate::FIELD_MANAGER;
+use crate::kinds::{self, KindRow, NODE};
+
+/// A server-side apply that carries a resourceVersion is refused unless the object has it. No object
+/// ever has this one (a cluster's first revision is taken before any object), so an apply that
+/// carries it creates, or is refused because the object is there. A POST would say the same, but its fields would
+/// be owned as those of an update, which later applies can't take away.
+const NEVER_STORED: &str = "1";
+
+/// Why a step can't be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The manifest isn't an object.
+    #[error("a manifest has no apiVersion, kind or name")]
+    NotAnObject,
+    /// The release has a kind that this operator doesn't know.
+    #[error("{key}: this virt-operator doesn't know {api_version} {kind}", kind = key.kind, api_version = key.api_version)]
+    UnknownKind {
+        #[allow(missing_docs)]
+        key: Box<ObjectKey>,
+    },
+    /// The request couldn't be written.
+    #[error("writing the request for {key}")]
+    Build {
+        #[allow(missing_docs)]
+        key: Box<ObjectKey>,
+        #[source]
+        #[allow(missing_docs)]
+        source: kube::core::request::Error,
+    },
+}
+
+/// A request with its body as bytes.
+pub type Sent = Request<Vec<u8>>;
+
+fn row(key: &ObjectKey) -> Result<&'static KindRow, RequestError> {
+    kinds::find(key).ok_or_else(|| RequestError::UnknownKind { key: Box::new(key.clone()) })
+}
+
+fn build(
+    key: &ObjectKey,
+    request: impl FnOnce(kube::core::Request) -> Result<Sent, kube::core::request::Error>,
+) -> Result<Sent, RequestError> {
+    let url = row(key)?.url(key.namespace.as_deref());
+    request(kube::core::Request::new(url))
+        .map_err(|source| RequestError::Build { key: Box::new(key.clone()), source })
+}
+
+/// Server-side apply of a whole object, if the precondition holds.
+pub fn apply(mut body: Value, precondition: &Precondition) -> Result<Sent, RequestError> {
+    let key = ObjectKey::of(&body).ok_or(RequestError::NotAnObject)?;
+    let metadata =
+        body.get_mut("metadata").and_then(Value::as_object_mut).ok_or(RequestError::NotAnObject)?;
+    match precondition {
+        Precondition::Absent => {
+            metadata.insert("resourceVersion".into(), json!(NEVER_STORED));
+        }
+        Precondition::Unchanged { uid, resource_version } => {
+            metadata.insert("uid".into(), json!(uid));
+            metadata.insert("resourceVersion".into(), json!(resource_version));
+        }
+    }
+    patch_apply(&key, &body)
+}
+
+/// Server-side apply of a whole object, whatever is there: for content that its name determines.
+pub fn overwrite(body: Value) -> Result<Sent, RequestError> {
+    let key = ObjectKey::of(&body).ok_or(RequestError::NotAnObject)?;
+    patch_apply(&key, &body)
+}
+
+fn patch_apply(key: &ObjectKey, body: &Value) -> Result<Sent, RequestError> {
+    build(key, |request| {
+        request.patch(&key.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body))
+    })
+}
+
+/// Reads an object.
+pub fn get(key: &ObjectKey) -> Result<Sent, RequestError> {
+    build(key, |request| request.get(&key.name, &Default::default()))
+}
+
+/// Lists the metadata of all objects at a URL of ours.
+pub fn list_metadata(url: &str) -> Sent {
+    kube::core::Request::new(url)
+        .list_metadata(&ListParams::default())
+        .expect("names of namespaces and kinds make a URL")
+}
+
+/// Deletes an object, if it is the one that was seen, as it was seen.
+pub fn delete(
+    key: &ObjectKey,
+    uid: &str,
+    resource_version: &str,
+    propagation: Propagation,
+) -> Result<Sent, RequestError> {
+    let params = DeleteParams {
+        propagation_policy: Some(match propagation {
+            Propagation::Background => PropagationPolicy::Background,
+            Propagation::Foreground => PropagationPolicy::Foreground,
+        }),
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: Some(resource_version.to_owned()),
+        }),
+        ..DeleteParams::default()
+    };
+    build(key, |request| request.delete(&key.name, &params))
+}
+
+/// Sets the finalizers of an object, if it is the one that was seen, as it was seen.
+pub fn set_finalizers(
+    key: &ObjectKey,
+    uid: &str,
+    resource_version: &str,
+    finalizers: &[String],
+) -> Result<Sent, RequestError> {
+    let body = json!({
+        "metadata": {"uid": uid, "resourceVersion": resource_version, "finalizers": finalizers},
+    });
+    merge(key, &body)
+}
+
+/// Removes labels and annotations from a node, if it is the one that was seen, as it was seen.
+pub fn clean_node(
+    name: &str,
+    uid: &str,
+    resource_version: &str,
+    labels: &[String],
+    annotations: &[String],
+) -> Result<Sent, RequestError> {
+    let nulls =
+        |names: &[String]| names.iter().map(|name| (name.clone(), Value::Null)).collect::<Map<_, _>>();
+    let body = json!({
+        "metadata": {
+            "uid": uid,
+            "resourceVersion": resource_version,
+            "labels": nulls(labels),
+            "annotations": nulls(annotations),
+        },
+    });
+    merge(&ObjectKey::cluster("v1", NODE, name), &body)
+}
+
+/// Merges a new status into an object, if it is the one that was seen, as it was seen.
+pub fn set_status(
+    key: &ObjectKey,
+    uid: &str,
+    resource_version: &str,
+    status: &Value,
+) -> Result<Sent, RequestError> {
+    let body = json!({"metadata": {"uid": uid, "resourceVersion": resource_version}, "status": status});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    build(key, |request| request.patch_subresource("status", &key.name, &params, &Patch::Merge(&body)))
+}
+
+fn merge(key: &ObjectKey, body: &Value) -> Result<Sent, RequestError> {
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    build(key, |request| request.patch(&key.name, &params, &Patch::Merge(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(request: &Sent) -> (String, String, Value) {
+        let body = if request.body().is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(request.body()).unwrap()
+        };
+        (request.method().to_string(), request.uri().to_string(), body)
+    }
+
+    fn unchanged() -> Precondition {
+        Precondition::Unchanged { uid: "u".into(), resource_version: "7".into() }
+    }
+
+    fn service() -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "virt-api", "namespace": "kubevirt"}})
+    }
+
+    #[test]
+    fn an_apply_owns_what_it_says_and_carries_its_precondition() {
+        let request = apply(service(), &unchanged()).unwrap();
+        assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
+        let (method, uri, body) = told(&request);
+        assert_eq!(method, "PATCH");
+        assert_eq!(
+            uri,
+            "/api/v1/namespaces/kubevirt/services/virt-api?&force=true&fieldManager=virt-operator"
+        );
+        assert_eq!(
+            body["metadata"],
+            json!({"name": "virt-api", "namespace": "kubevirt", "uid": "u", "resourceVersion": "7"})
+        );
+    }
+
+    #[test]
+    fn a_create_is_an_apply_that_only_an_absent_object_takes() {
+        let (.., body) = told(&apply(service(), &Precondition::Absent).unwrap());
+        assert_eq!(body["metadata"]["resourceVersion"], NEVER_STORED);
+        assert!(body["metadata"].get("uid").is_none());
+    }
+
+    #[test]
+    fn a_delete_names_the_object_that_was_seen() {
+        let key = ObjectKey::cluster("rbac.authorization.k8s.io/v1", "ClusterRole", "kubevirt-old");
+        let (method, uri, body) = told(&delete(&key, "u", "7", Propagation::Foreground).unwrap());
+        assert_eq!(method, "DELETE");
+        assert_eq!(uri, "/apis/rbac.authorization.k8s.io/v1/clusterroles/kubevirt-old?");
+        assert_eq!(body["preconditions"], json!({"uid": "u", "resourceVersion": "7"}));
+        assert_eq!(body["propagationPolicy"], "Foreground");
+    }
+
+    #[test]
+    fn metadata_is_merged_into_the_object_that_was_seen() {
+        let kubevirt = ObjectKey::namespaced("kubevirt.io/v1", "KubeVirt", "kubevirt", "kubevirt");
+        let (method, uri, body) = told(&set_finalizers(&kubevirt, "u", "7", &["f".into()]).unwrap());
+        assert_eq!(method, "PATCH");
+        assert_eq!(
+            uri,
+            "/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt?&fieldManager=virt-operator"
+        );
+        assert_eq!(body, json!({"metadata": {"uid": "u", "resourceVersion": "7", "finalizers": ["f"]}}));
+        let (_, uri, body) =
+            told(&clean_node("n", "u", "7", &["kubevirt.io/schedulable".into()], &[]).unwrap());
+        assert_eq!(uri, "/api/v1/nodes/n?&fieldManager=virt-operator");
+        assert_eq!(body["metadata"]["labels"], json!({"kubevirt.io/schedulable": null}));
+        let (_, uri, body) = told(&set_status(&kubevirt, "u", "7", &json!({"phase": "Deployed"})).unwrap());
+        assert!(
+            uri.starts_with("/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt/status?"),
+            "{uri}"
+        );
+        assert_eq!(body["status"]["phase"], "Deployed");
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused_by_name() {
+        let body = json!({"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {"name": "a"}});
+        let error = apply(body, &Precondition::Absent).unwrap_err();
+        assert_eq!(error.to_string(), "Foo a: this virt-operator doesn't know example.com/v1 Foo");
+    }
+}

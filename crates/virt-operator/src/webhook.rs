@@ -1,0 +1,184 @@
+//! The webhooks for KubeVirt objects. Every replica serves them, leading or not.
+//!
+//! Carries a question to the pure answers of `kubevirt_rollout::admission` and back.
+
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::post;
+use axum::{Json, Router};
+use futures::FutureExt;
+use kube::Client;
+use kubevirt_rollout::admission::{FieldError, Workloads, validate_create, validate_delete, validate_update};
+use kubevirt_types::{Kind, KubeVirt};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::cache::Cache;
+use crate::kinds::CRD;
+use crate::observe::probe;
+
+/// No KubeVirt object is larger; the API server's own limit is 1.5 MiB.
+const BODY_LIMIT: usize = 3 << 20;
+/// The API server waits for 10 s; an answer of ours says more than its timeout.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// What the webhooks look at.
+#[derive(Clone)]
+pub struct Webhooks {
+    /// Asks for what has to be known exactly.
+    pub client: Client,
+    /// Knows which of our kinds are defined.
+    pub cache: Cache,
+    /// The namespace of the operator.
+    pub namespace: String,
+}
+
+/// The three paths.
+pub fn router(webhooks: Webhooks) -> Router {
+    Router::new()
+        .route("/kubevirt-validate-create", post(create))
+        .route("/kubevirt-validate-update", post(update))
+        .route("/kubevirt-validate-delete", post(delete))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(webhooks)
+}
+
+async fn create(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> Json<Value> {
+    let verdict = match object(&review, "object") {
+        Ok(new) => match in_time(probe::kubevirts(&webhooks.client)).await {
+            Ok(existing) => Ok(validate_create(&new, !existing.is_empty(), &webhooks.namespace)),
+            Err(why) => Err(why),
+        },
+        Err(why) => Err(why),
+    };
+    Json(answer(&review, verdict))
+}
+
+async fn update(Json(review): Json<Value>) -> Json<Value> {
+    let verdict = object(&review, "oldObject")
+        .and_then(|old| object(&review, "object").map(|new| validate_update(&old, &new)));
+    Json(answer(&review, verdict))
+}
+
+async fn delete(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> Json<Value> {
+    let verdict = match object(&review, "oldObject") {
+        Ok(old) => {
+            let definitions = webhooks.cache.of_kind(CRD);
+            let counted = in_time(probe::instances(&webhooks.client, &definitions, false)).await;
+            let counted = counted.inspect_err(|why| tracing::warn!(why, "workloads can't be counted"));
+            Ok(validate_delete(&old, workloads(counted.ok().as_ref())))
+        }
+        Err(why) => Err(why),
+    };
+    Json(answer(&review, verdict))
+}
+
+/// Waits as long as an answer is of use.
+async fn in_time<T, E: std::error::Error>(asking: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    timeout(ANSWER_LIMIT, asking)
+        .map(|answer| match answer {
+            Ok(Ok(known)) => Ok(known),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", ANSWER_LIMIT.as_secs())),
+        })
+        .await
+}
+
+/// How many workloads there are. A kind that isn't defined has none.
+fn workloads(
+    counted: Option<&std::collections::BTreeMap<String, kubevirt_rollout::observed::Instances>>,
+) -> Workloads {
+    let count = |kind: Kind| Some(counted?.get(kind.plural()).map_or(0, |instances| instances.count));
+    Workloads {
+        instances: count(Kind::VirtualMachineInstance),
+        machines: count(Kind::VirtualMachine),
+        replica_sets: count(Kind::VirtualMachineInstanceReplicaSet),
+    }
+}
+
+/// The object of a review, or why it can't be read.
+fn object(review: &Value, field: &str) -> Result<KubeVirt, String> {
+    serde_json::from_value(review["request"][field].clone()).map_err(|error| format!("{field}: {error}"))
+}
+
+/// The review with its answer: a yes, a refusal that names every field, or that we can't tell.
+fn answer(review: &Value, verdict: Result<Vec<FieldError>, String>) -> Value {
+    let status = match verdict {
+        Ok(errors) if errors.is_empty() => None,
+        Ok(errors) => {
+            let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let causes: Vec<Value> =
+                errors.iter().filter(|error| !error.field().is_empty()).map(cause).collect();
+            let (code, reason) =
+                if causes.len() == errors.len() { (422, "Invalid") } else { (403, "Forbidden") };
+            Some(status(code, reason, &message, &causes))
+        }
+        Err(why) => Some(status(500, "InternalError", &why, &[])),
+    };
+    let mut response = json!({"uid": review["request"]["uid"], "allowed": status.is_none()});
+    if let Some(status) = status {
+        response["status"] = status;
+    }
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+}
+
+fn cause(error: &FieldError) -> Value {
+    json!({"reason": "FieldValueInvalid", "field": error.field(), "message": error.to_string()})
+}
+
+fn status(code: u16, reason: &str, message: &str, causes: &[Value]) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure",
+        "code": code, "reason": reason, "message": message, "details": {"causes": causes},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn review(object: &Value) -> Value {
+        json!({"request": {"uid": "u", "object": object, "oldObject": {"metadata": {}, "spec": {}}}})
+    }
+
+    #[test]
+    fn a_yes_is_only_that() {
+        let answer = answer(&review(&json!({})), Ok(vec![]));
+        assert_eq!(answer["response"], json!({"uid": "u", "allowed": true}));
+        assert_eq!(answer["kind"], "AdmissionReview");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_field_and_what_is_expected() {
+        let bad = json!({"metadata": {}, "spec": {"imageTag": "foo"}});
+        let Json(answer) = update(Json(review(&bad))).await;
+        let status = &answer["response"]["status"];
+        assert_eq!(answer["response"]["allowed"], false);
+        assert_eq!(status["code"], 422);
+        assert_eq!(status["details"]["causes"][0]["field"], "spec.imageTag");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("such as v0.18.0"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_an_object_is_said() {
+        let Json(answer) = update(Json(review(&json!({"metadata": {}, "spec": 1})))).await;
+        assert_eq!(answer["response"]["status"]["code"], 500);
+    }
+
+    #[test]
+    fn a_request_that_is_wrong_as_a_whole_is_forbidden() {
+        let error = FieldError::Forbidden { detail: "Kubevirt is already created".into() };
+        let answer = answer(&review(&json!({})), Ok(vec![error]));
+        assert_eq!(answer["response"]["status"]["code"], 403);
+        assert_eq!(answer["response"]["status"]["message"], "Kubevirt is already created");
+    }
+
+    #[test]
+    fn not_counted_is_not_none() {
+        assert_eq!(workloads(None), Workloads::default());
+        let none = workloads(Some(&std::collections::BTreeMap::new()));
+        assert_eq!(none, Workloads { instances: Some(0), machines: Some(0), replica_sets: Some(0) });
+    }
+}
