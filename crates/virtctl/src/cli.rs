@@ -1,0 +1,270 @@
+//! Arguments.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+/// The name under which kubectl finds its plugins.
+const PLUGIN: &str = "kubectl-virt";
+
+/// One call of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "virtctl", about = "Controls virtual machines", disable_version_flag = true)]
+pub struct Invocation {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub flags: ClusterFlags,
+    #[allow(missing_docs)]
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which cluster and namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ClusterFlags {
+    /// Namespace; the context's own by default
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// Path of the kubeconfig file
+    #[arg(long, global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Connect to the serial console of a virtual machine instance
+    Console {
+        /// Its name
+        #[arg(value_name = "VMI")]
+        name: String,
+        /// Minutes to wait for the instance to run
+        #[arg(long, default_value_t = 5)]
+        timeout: u64,
+    },
+    /// Open the screen of a virtual machine instance
+    Vnc(VncOptions),
+    /// Start a virtual machine
+    Start(StartOptions),
+    /// Stop a virtual machine
+    Stop(StopOptions),
+    /// Restart a virtual machine
+    Restart(StopOptions),
+    /// Freeze the processors of a virtual machine
+    Pause(PauseOptions),
+    /// Let a paused virtual machine run on
+    Unpause(PauseOptions),
+    /// Print the versions of client and server
+    Version {
+        /// Only the client's
+        #[arg(short, long)]
+        client: bool,
+    },
+    /// Follow updates of KubeVirt itself
+    Update {
+        #[allow(missing_docs)]
+        #[command(subcommand)]
+        command: UpdateCommand,
+    },
+}
+
+/// Options of `vnc`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct VncOptions {
+    /// Name of the instance
+    #[arg(value_name = "VMI")]
+    pub name: String,
+    /// Start no viewer: print the port and wait for one
+    #[arg(long)]
+    pub proxy_only: bool,
+    /// Local port; any free one by default
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Local address
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: String,
+    /// Fail if somebody else has the screen open
+    #[arg(long)]
+    pub preserve_session: bool,
+    /// The viewer to start; the first one found by default
+    #[arg(long)]
+    pub vnc_type: Option<VncType>,
+    /// Path of the viewer
+    #[arg(long)]
+    pub vnc_path: Option<PathBuf>,
+}
+
+/// A kind of viewer, which says what arguments it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VncType {
+    /// virt-viewer's remote-viewer
+    RemoteViewer,
+    /// TigerVNC
+    Tiger,
+    /// RealVNC
+    Real,
+    /// Chicken of the VNC
+    Chicken,
+}
+
+/// Options of `start`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StartOptions {
+    /// Name of the virtual machine
+    #[arg(value_name = "VM")]
+    pub name: String,
+    /// Start it paused
+    #[arg(long)]
+    pub paused: bool,
+    /// Only check the request
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `stop` and `restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StopOptions {
+    /// Name of the virtual machine
+    #[arg(value_name = "VM")]
+    pub name: String,
+    /// Don't wait for the guest; needs --grace-period
+    #[arg(long)]
+    pub force: bool,
+    /// Seconds that the guest gets to shut down; needs --force
+    #[arg(long)]
+    pub grace_period: Option<i64>,
+    /// Only check the request
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `pause` and `unpause`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct PauseOptions {
+    /// What the name names
+    #[arg(value_name = "TYPE")]
+    pub kind: MachineKind,
+    /// The name
+    pub name: String,
+    /// Only check the request
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A virtual machine, or an instance of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MachineKind {
+    /// A VirtualMachine
+    #[value(alias = "virtualmachine")]
+    Vm,
+    /// A VirtualMachineInstance
+    #[value(alias = "virtualmachineinstance")]
+    Vmi,
+}
+
+/// What to do about updates.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum UpdateCommand {
+    /// Show the progress of each component until the update is over
+    Watch(WatchOptions),
+}
+
+/// Options of `update watch`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct WatchOptions {
+    /// Give up after this time, such as 90s, 30m or 1h
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Parses arguments. Called as `kubectl-virt` the usage speaks of `kubectl virt`.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let called = args.first().and_then(|name| Path::new(name).file_stem());
+    let command = match called {
+        Some(name) if name == PLUGIN => Invocation::command().name("kubectl virt").bin_name("kubectl virt"),
+        Some(_) | None => Invocation::command(),
+    };
+    Invocation::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let allowed = || format!("{text:?} is no duration: expected a number with unit s, m or h, such as 30m");
+    let (number, seconds) = match text.char_indices().next_back() {
+        Some((end, 's')) => (&text[..end], 1),
+        Some((end, 'm')) => (&text[..end], 60),
+        Some((end, 'h')) => (&text[..end], 3600),
+        Some(_) | None => return Err(allowed()),
+    };
+    let number: u64 = number.parse().map_err(|_| allowed())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, clap::Error> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn table() {
+        let stop = |force, grace_period| {
+            Command::Stop(StopOptions { name: "a".into(), force, grace_period, dry_run: false })
+        };
+        let cases = [
+            ("virtctl console a", Command::Console { name: "a".into(), timeout: 5 }),
+            ("virtctl console a --timeout 1", Command::Console { name: "a".into(), timeout: 1 }),
+            ("virtctl stop a", stop(false, None)),
+            ("kubectl-virt stop a --force --grace-period 0", stop(true, Some(0))),
+            (
+                "virtctl pause vm a",
+                Command::Pause(PauseOptions { kind: MachineKind::Vm, name: "a".into(), dry_run: false }),
+            ),
+            ("virtctl version -c", Command::Version { client: true }),
+            (
+                "virtctl update watch --timeout 30m",
+                Command::Update {
+                    command: UpdateCommand::Watch(WatchOptions { timeout: Some(Duration::from_secs(1800)) }),
+                },
+            ),
+        ];
+        for (line, command) in cases {
+            assert_eq!(parsed(line).unwrap().command, command, "{line}");
+        }
+        for line in ["virtctl", "virtctl console", "virtctl pause pod a", "virtctl update watch --timeout 3"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn cluster_flags_stand_anywhere() {
+        let flags = parsed("virtctl start a -n ns --kubeconfig /k --context c").unwrap().flags;
+        let expected = ClusterFlags {
+            namespace: Some("ns".into()),
+            kubeconfig: Some("/k".into()),
+            context: Some("c".into()),
+        };
+        assert_eq!(flags, expected);
+        assert_eq!(parsed("virtctl -n ns --kubeconfig /k --context c start a").unwrap().flags, expected);
+    }
+
+    #[test]
+    fn usage_has_the_name_it_was_called_by() {
+        for (line, name) in [
+            ("/usr/bin/virtctl console -h", "virtctl console"),
+            ("/bin/kubectl-virt console -h", "kubectl virt console"),
+        ] {
+            let usage = parsed(line).unwrap_err().to_string();
+            assert!(usage.contains(&format!("Usage: {name} [OPTIONS] <VMI>")), "{usage}");
+        }
+        Invocation::command().debug_assert();
+    }
+}

@@ -1,0 +1,82 @@
+//! Opens the stream of an instance: the first request is the websocket itself.
+
+use http::{Request, StatusCode};
+use kube::client::Body;
+use kubevirt_stream::websocket::{DialError, Handshake, WebSocket};
+use serde::Deserialize;
+
+use crate::cluster::{Cluster, words};
+
+/// There is no stream.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("{}", words(.0))]
+    Request(Box<kube::Error>),
+    #[error("the name makes no URL")]
+    Name(#[from] http::Error),
+    #[error("{message}")]
+    Refused { status: StatusCode, message: String },
+    #[error("can't open the stream")]
+    Dial(#[source] DialError),
+}
+
+/// Opens `/virtualmachineinstances/NAME/PATH`, which may have a query.
+pub(crate) async fn open(cluster: &Cluster, name: &str, path: &str) -> Result<WebSocket, OpenError> {
+    let handshake = Handshake::default();
+    let mut request = Request::get(cluster.path("virtualmachineinstances", name, path)).body(Body::empty())?;
+    handshake.add_to(request.headers_mut());
+    let response = cluster.send(request).await.map_err(|error| OpenError::Request(Box::new(error)))?;
+    handshake.finish(response).await.map_err(|error| match error {
+        DialError::Refused { status, content_type, body } => {
+            OpenError::Refused { status, message: refusal(status, content_type.as_deref(), &body) }
+        }
+        other => OpenError::Dial(other),
+    })
+}
+
+#[derive(Deserialize)]
+struct Status {
+    message: String,
+}
+
+/// A Status speaks for itself; anything else is quoted.
+fn refusal(status: StatusCode, content_type: Option<&str>, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    match serde_json::from_slice::<Status>(body) {
+        Ok(said) if !said.message.is_empty() => said.message,
+        Ok(_) | Err(_) => {
+            let code = status.as_u16();
+            let reason = status.canonical_reason().unwrap_or_default();
+            let plain = content_type.is_none_or(|kind| kind.starts_with("text/")) && !text.is_empty();
+            if plain {
+                format!("Can't connect to websocket ({code}): {reason}: application info: {text}")
+            } else {
+                format!("Can't connect to websocket ({code}): {reason}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_said_in_the_servers_words() {
+        let status = br#"{"kind":"Status","message":"VMI is not running","code":400}"#;
+        let cases: [(u16, &str, &[u8], &str); 3] = [
+            (400, "application/json", status, "VMI is not running"),
+            (
+                401,
+                "text/plain",
+                b"not allowed\n",
+                "Can't connect to websocket (401): Unauthorized: application info: not allowed",
+            ),
+            (503, "text/html; charset=utf-8", b"", "Can't connect to websocket (503): Service Unavailable"),
+        ];
+        for (code, kind, body, expected) in cases {
+            assert_eq!(refusal(StatusCode::from_u16(code).unwrap(), Some(kind), body), expected);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The user's terminal: raw while a console is open, as it was afterwards.
+
+use std::io::{IsTerminal, Stdin, stdin};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+/// A terminal in raw mode; dropping it gives the terminal back. Without a terminal nothing is changed.
+pub(crate) struct Raw {
+    saved: Option<(Stdin, Termios)>,
+}
+
+impl Raw {
+    pub(crate) fn enter() -> Result<Self, rustix::io::Errno> {
+        let stdin = stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self { saved: None });
+        }
+        let saved = tcgetattr(&stdin)?;
+        let mut raw = saved.clone();
+        raw.make_raw();
+        tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+        Ok(Self { saved: Some((stdin, saved)) })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some((stdin, saved)) = &self.saved
+            && let Err(error) = tcsetattr(stdin, OptionalActions::Now, saved)
+        {
+            eprintln!("can't restore the terminal: {error}; `reset` does");
+        }
+    }
+}
