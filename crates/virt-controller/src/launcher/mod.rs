@@ -53,7 +53,7 @@ pub fn grace_seconds(vmi: &VirtualMachineInstance) -> i64 {
 /// The name of an instance's launcher pod: the same for the same uid, whoever asks.
 pub fn pod_name(vmi: &VirtualMachineInstance) -> String {
     // Longer names would make the pod's host name and our labels invalid.
-    let name: String = vmi.name().chars().take(44).collect();
+    let name: String = vmi.name().chars().take(43).collect();
     format!("virt-launcher-{}-{}", name.trim_end_matches(['-', '.']), short_hash(vmi.uid()))
 }
 

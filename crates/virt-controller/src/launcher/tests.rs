@@ -1,1 +1,111 @@
+//! Goldens of the pod, and the arithmetic of what it asks for.
 
+use kubevirt_types::VirtualMachineInstance;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn config(use_emulation: bool) -> LauncherConfig {
+    LauncherConfig {
+        image: "registry:5000/kubevirt/virt-launcher:v0.18.0".into(),
+        use_emulation,
+        image_pull_policy: "IfNotPresent".into(),
+        guest_image_pull_policy: "Always".into(),
+    }
+}
+
+fn vmi(spec: Value) -> VirtualMachineInstance {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "tick", "namespace": "ns", "uid": "7c2f7d5e-0000-4000-8000-000000000001",
+            "labels": {"app": "tick", "kubevirt.io/nodeName": "worker-1"},
+        },
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn golden_tick_with_emulation() {
+    let pod = launcher_pod(
+        &vmi(json!({
+            "terminationGracePeriodSeconds": 5,
+            "domain": {
+                "memory": {"guest": "96Mi"},
+                "firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0", "container": {
+                    "image": "kubevirt/tick-guest:v1", "imagePullPolicy": "IfNotPresent",
+                    "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd",
+                }}},
+                "devices": {},
+            },
+        })),
+        &config(true),
+    )
+    .unwrap();
+    insta::assert_yaml_snapshot!(pod);
+}
+
+#[test]
+fn golden_everything_with_kvm() {
+    let pod = launcher_pod(
+        &vmi(json!({
+            "hostname": "guest", "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "vms", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+                "topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "tick"}},
+            }]}},
+            "domain": {
+                "cpu": {"cores": 2, "sockets": 2},
+                "memory": {"guest": "1Gi"},
+                "resources": {"requests": {"memory": "512Mi"}, "limits": {"memory": "1Gi", "cpu": "2"}},
+                "firmware": {"kernelBoot": {"container": {
+                    "image": "guest:1", "imagePullSecret": "pull", "kernelPath": "/k",
+                }}},
+                "devices": {"autoattachGraphicsDevice": false},
+            },
+        })),
+        &config(false),
+    )
+    .unwrap();
+    insta::assert_yaml_snapshot!(pod);
+}
+
+#[test]
+fn without_a_kernel_there_are_no_init_containers() {
+    let pod =
+        launcher_pod(&vmi(json!({"domain": {"memory": {"guest": "64Mi"}, "devices": {}}})), &config(true));
+    let spec = pod.unwrap().spec.unwrap();
+    assert_eq!(spec.init_containers, None);
+    assert!(spec.volumes.unwrap().iter().all(|volume| volume.name != "kernel-boot"));
+}
+
+#[test]
+fn names_are_the_same_for_the_same_uid_and_fit() {
+    let mut object = vmi(json!({"domain": {"devices": {}}}));
+    let name = pod_name(&object);
+    assert_eq!(name, pod_name(&object));
+    object.metadata.uid = Some("another".into());
+    assert_ne!(name, pod_name(&object));
+    object.metadata.name = Some(format!("{}.b", "a".repeat(100)));
+    assert!(pod_name(&object).len() <= 63);
+    object.metadata.name = Some(format!("{}-b", "a".repeat(42)));
+    assert!(!pod_name(&object).contains("--"), "{}", pod_name(&object));
+}
+
+#[test]
+fn memory_comes_from_the_first_that_says_it() {
+    let memory = |domain: Value| {
+        let pod = launcher_pod(&vmi(json!({ "domain": domain })), &config(false))?;
+        let requests = pod.spec.unwrap().containers[0].resources.clone().unwrap().requests.unwrap();
+        Ok::<i64, ResourcesError>(requests["memory"].0.parse().unwrap())
+    };
+    let mib = 1 << 20;
+    let overhead = memory_overhead(64 * mib, 1, true, false);
+    assert_eq!(overhead, 64 * mib / 512 + (112 + 8 + 32) * mib);
+    assert_eq!(memory(json!({"memory": {"guest": "64Mi"}, "devices": {}})), Ok(64 * mib + overhead));
+    let requested = json!({"resources": {"requests": {"memory": "64Mi"}}, "devices": {}});
+    assert_eq!(memory(requested), Ok(64 * mib + overhead));
+    assert_eq!(memory(json!({"devices": {}})), Err(ResourcesError::NoMemory));
+    let error = memory(json!({"memory": {"guest": "much"}, "devices": {}})).unwrap_err().to_string();
+    assert!(error.starts_with("spec.domain.memory.guest: \"much\""), "{error}");
+}
