@@ -75,6 +75,6 @@ mod tests {
     #[test]
     fn this_process_costs_something() {
         let families = ProcessCollector::new().collect();
-        assert!(families[1].get_metric()[0].get_gauge().value() > 0.0);
+        assert!(families[1].get_metric()[0].get_gauge().get_value() > 0.0);
     }
 }
