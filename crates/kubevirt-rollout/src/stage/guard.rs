@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::context::{Context, Outcome, is_managed};
 use crate::order::{Class, class};
+use crate::waiting::WaitingOn;
 
 /// Name of the policy and of its binding.
 pub const GUARD: &str = "kubevirt-version-guard";
@@ -59,13 +60,16 @@ fn names(crd: &Value) -> Option<(String, String)> {
     Some((name("plural")?, name("kind")?))
 }
 
-/// Puts the guard up, where there is something to guard.
+/// Puts the guard up, where there is something to guard, and waits until it is enforced.
 pub(crate) fn raise(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     let kinds = guarded_kinds(context);
     if !kinds.is_empty() {
         for body in [policy(context, &kinds), binding()] {
             context.view.ensure(Manifest::managed(body, &context.target.config), &mut outcome);
+        }
+        if !context.view.observed.guard_active {
+            outcome.waiting_on.push(WaitingOn::GuardNotActive);
         }
     }
     outcome

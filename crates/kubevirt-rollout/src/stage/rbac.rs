@@ -14,12 +14,17 @@ use crate::waiting::WaitingOn;
 const LISTS: [&str; 2] = ["rules", "subjects"];
 
 /// Everything that any release in play may do. An object that only an old release has stays as it is, and comes
-/// back if somebody has deleted it.
+/// back if somebody has deleted it. Once all have handed over, only what is missing is brought.
 pub(crate) fn union(context: &Context<'_>) -> Outcome {
-    if context.handed_over() {
-        return Outcome::over();
-    }
     let mut outcome = Outcome::default();
+    if context.handed_over() {
+        let missing =
+            context.of_class(Class::Rbac).filter(|manifest| context.view.live(&manifest.key).is_none());
+        for manifest in missing {
+            context.view.ensure(manifest.clone(), &mut outcome);
+        }
+        return outcome;
+    }
     for manifest in united(context) {
         context.view.ensure(manifest, &mut outcome);
     }

@@ -1,0 +1,167 @@
+//! The operator's loop on the simulated cluster: observe, plan, check, apply, status.
+
+use jiff::SignedDuration;
+use kubevirt_rollout::{Direction, Observed, Plan, Policy, Stage, Step, check, plan, status};
+
+use crate::cluster::Cluster;
+use crate::promise::Promise;
+
+/// An operator, and the promise that is watched while it works.
+#[derive(Debug, Clone, Default)]
+pub struct Operator {
+    /// Its policy.
+    pub policy: Policy,
+    promise: Promise,
+    planned_at: Option<(u64, jiff::Timestamp)>,
+    /// Plans that were made.
+    pub plans: usize,
+}
+
+/// What came of one run of the loop.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The plan.
+    pub plan: Plan,
+    /// Steps that were written.
+    pub written: usize,
+    /// Whether anything but time changed since the last run, the status included.
+    pub changed: bool,
+}
+
+/// The loop runs at least this often.
+const PERIOD: SignedDuration = SignedDuration::from_secs(5);
+
+impl Operator {
+    /// One run, on a view that is as fresh as can be. At most `budget` steps are written: then the operator dies.
+    ///
+    /// # Errors
+    /// What was broken, in words.
+    pub fn reconcile(&mut self, cluster: &mut Cluster, budget: usize) -> Result<Outcome, String> {
+        let observed = cluster.observe();
+        self.reconcile_from(cluster, &observed, budget)
+    }
+
+    /// One run on a view that may be stale.
+    ///
+    /// # Errors
+    /// What was broken, in words.
+    pub fn reconcile_from(
+        &mut self,
+        cluster: &mut Cluster,
+        observed: &Observed,
+        budget: usize,
+    ) -> Result<Outcome, String> {
+        let now = cluster.now();
+        let plan = plan(observed, &self.policy, now);
+        self.plans += 1;
+        check(&plan, observed, &self.policy, now).map_err(|violations| {
+            let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            format!("{:?} {}: {}", plan.direction, plan.stage, all.join("\n"))
+        })?;
+        let mut written = 0;
+        let writes: Vec<&Step> =
+            plan.steps.iter().filter(|step| !matches!(step, Step::RemoveFinalizer { .. })).collect();
+        let last: Vec<&Step> =
+            plan.steps.iter().filter(|step| matches!(step, Step::RemoveFinalizer { .. })).collect();
+        let mut alive = true;
+        for step in writes {
+            if written == budget {
+                alive = false;
+                break;
+            }
+            if cluster.write(step).is_err() {
+                break;
+            }
+            written += 1;
+            self.watch(cluster)?;
+        }
+        let wanted = status(observed, &plan, now);
+        let had = observed.kubevirt.as_ref().and_then(|kubevirt| kubevirt.status.clone());
+        let current = cluster.kubevirt().and_then(|kubevirt| kubevirt.status.clone());
+        let moves = alive && had == current && current.as_ref() != Some(&wanted);
+        if moves {
+            cluster.write_status(wanted);
+        }
+        for step in last {
+            if alive && written < budget && cluster.write(step).is_ok() {
+                written += 1;
+            }
+        }
+        let changed = written > 0 || moves;
+        Ok(Outcome { plan, written, changed })
+    }
+
+    /// Looks whether the promise holds.
+    ///
+    /// # Errors
+    /// What is broken, in words.
+    pub fn watch(&mut self, cluster: &mut Cluster) -> Result<(), String> {
+        let broken = self.promise.broken(cluster, &self.policy);
+        if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
+    }
+
+    /// Lets time pass until nothing changes any more, with a run of the loop whenever something did.
+    ///
+    /// # Errors
+    /// What was broken, in words; or that it didn't get quiet in so many seconds.
+    pub fn settle(&mut self, cluster: &mut Cluster, seconds: usize) -> Result<Plan, String> {
+        let mut quiet = 0;
+        let mut last = None;
+        for _ in 0..seconds {
+            let due = self.planned_at.is_none_or(|(version, at)| {
+                version != cluster.version() || cluster.now().duration_since(at) >= PERIOD
+            });
+            if due {
+                let before = cluster.version();
+                self.planned_at = Some((before, cluster.now()));
+                let outcome = self.reconcile(cluster, usize::MAX)?;
+                let over = !outcome.changed
+                    && (outcome.plan.stage == Stage::Settled
+                        || outcome.plan.stage == Stage::Blocked
+                        || !outcome.plan.waiting_on.is_empty());
+                quiet = if over { quiet + 1 } else { 0 };
+                let settled = matches!(outcome.plan.direction, Direction::Steady | Direction::Nothing);
+                last = Some(outcome.plan);
+                if (settled && quiet >= 2) || quiet >= 16 {
+                    break;
+                }
+            }
+            cluster.tick();
+            self.watch(cluster)?;
+        }
+        match last {
+            Some(plan) if quiet >= 2 => Ok(plan),
+            Some(plan) => Err(format!("not quiet after {seconds} s: {:?} {}", plan.direction, plan.stage)),
+            None => Err("no plan".to_owned()),
+        }
+    }
+
+    /// Runs until so many steps are written in all, then stops in the middle of whatever it did. Whether it got
+    /// that far.
+    ///
+    /// # Errors
+    /// What was broken, in words.
+    pub fn run_writes(
+        &mut self,
+        cluster: &mut Cluster,
+        writes: usize,
+        seconds: usize,
+    ) -> Result<bool, String> {
+        let mut left = writes;
+        for _ in 0..seconds {
+            if left == 0 {
+                return Ok(true);
+            }
+            let outcome = self.reconcile(cluster, left)?;
+            left -= outcome.written;
+            if outcome.written == 0 {
+                if !outcome.changed && outcome.plan.direction == Direction::Steady {
+                    return Ok(false);
+                }
+                cluster.tick();
+                self.watch(cluster)?;
+            }
+        }
+        Ok(left == 0)
+    }
+}
