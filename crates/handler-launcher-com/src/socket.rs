@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,6 +75,9 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     }
     let listener =
         UnixListener::bind(&fresh).map_err(|source| SocketError::Bind { path: fresh.clone(), source })?;
+    // Whoever may connect is the owner, or root, as virt-handler and the kubelet are.
+    std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o600))
+        .map_err(|source| SocketError::Bind { path: fresh.clone(), source })?;
     std::fs::rename(&fresh, path).map_err(|source| SocketError::Rename { path: path.to_owned(), source })?;
     Ok(listener)
 }
@@ -109,4 +113,43 @@ fn causes(err: &dyn std::error::Error) -> String {
         cause = err.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("hlc-{name}-{}", std::process::id()))
+    }
+
+    #[tokio::test]
+    async fn a_path_is_taken_over_and_connections_stay() {
+        let path = scratch("takeover");
+        let old = bind(&path).unwrap();
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        let new = bind(&path).unwrap();
+        let mut later = UnixStream::connect(&path).await.unwrap();
+
+        let (mut carried, _) = old.accept().await.unwrap();
+        drop(old);
+        carried.write_all(b"old").await.unwrap();
+        let (mut fresh, _) = new.accept().await.unwrap();
+        fresh.write_all(b"new").await.unwrap();
+        let mut words = [[0; 3]; 2];
+        client.read_exact(&mut words[0]).await.unwrap();
+        later.read_exact(&mut words[1]).await.unwrap();
+        assert_eq!(words, [*b"old", *b"new"]);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn refusals_name_the_path_and_the_cause() {
+        let long = scratch(&"x".repeat(PATH_LIMIT));
+        assert!(matches!(bind(&long), Err(SocketError::PathTooLong { .. })));
+        let nowhere = connect(&scratch("nowhere")).await.unwrap_err().to_string();
+        assert!(nowhere.contains("hlc-nowhere") && nowhere.contains("No such file"), "{nowhere}");
+    }
 }

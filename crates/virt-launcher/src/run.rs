@@ -18,6 +18,7 @@ use kubevirt_types::release::{RELEASE_FILE, Release};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
 use crate::console::Console;
@@ -32,6 +33,8 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(120);
 const REPORT_LINGER: Duration = Duration::from_secs(10);
 /// When the pod is being deleted, nobody waits for our report any more.
 const DELETED_TIMEOUT: Duration = Duration::from_secs(5);
+/// For answers that are on their way: taken by the connection isn't yet received.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// For whoever is reading the console's last bytes.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,8 +74,12 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let server = LauncherServer::new(Server::new(guest.clone(), release, told.clone()));
     // The last one: who reaches it, reaches all.
     let incoming = socket::incoming(socket::bind(&paths.launcher_socket())?);
-    let mut serving =
-        tokio::spawn(tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming));
+    let finish = CancellationToken::new();
+    let mut serving = tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(server)
+            .serve_with_incoming_shutdown(incoming, finish.clone().cancelled_owned()),
+    );
 
     let deleted = tokio::select! {
         deleted = end(&guest, &mut stop) => deleted,
@@ -82,6 +89,10 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     leave_message(&paths.termination_log, &state);
     report(deleted, &mut stop, told.subscribe()).await;
     drain(&console).await;
+    finish.cancel();
+    if tokio::time::timeout(FLUSH_TIMEOUT, serving).await.is_err() {
+        tracing::info!("somebody doesn't take our last answer");
+    }
     Ok(if state.phase() == DomainPhase::Crashed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
