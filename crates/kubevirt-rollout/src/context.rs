@@ -90,7 +90,7 @@ impl<'a> View<'a> {
     }
 
     /// Brings an object to this form, unless it has it.
-    pub fn ensure(&self, manifest: Manifest, outcome: &mut Outcome) {
+    pub fn ensure(&self, manifest: &Manifest, outcome: &mut Outcome) {
         let precondition = match self.live(&manifest.key) {
             None => Precondition::Absent,
             Some(live) if is_deleting(live) => {
@@ -100,7 +100,7 @@ impl<'a> View<'a> {
             Some(live) if is_subset(&manifest.body, live) => return,
             Some(live) => unchanged(live),
         };
-        outcome.steps.push(Step::Apply { manifest, precondition });
+        outcome.steps.push(Step::Apply { manifest: manifest.clone(), precondition });
     }
 
     /// Deletes an object, unless it is gone or going.
@@ -134,7 +134,7 @@ impl<'a> Context<'a> {
             .observed
             .strategies
             .iter()
-            .map(|(id, stored)| (id.as_str(), &stored.set))
+            .map(|(id, stored)| (id.as_str(), stored.set.as_ref()))
             .filter(|(other, set)| {
                 *other != id && (Some(*other) == observed_id || live.contains(&set.config.release))
             })

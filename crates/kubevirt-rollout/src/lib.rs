@@ -26,7 +26,7 @@ pub use canary::Canary;
 pub use drift::is_subset;
 pub use invariants::check;
 pub use observed::Observed;
-pub use plan::{Direction, Plan, Stage, plan};
+pub use plan::{Direction, Make, Plan, Stage, plan, plan_with};
 pub use policy::Policy;
 pub use stage::guard::{GUARD, GUARD_PROBE};
 pub use status::status;

@@ -4,6 +4,7 @@
 //! follows from them is decided elsewhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kubevirt_manifests::ManifestSet;
@@ -73,8 +74,8 @@ pub struct Handle {
 pub struct StoredStrategy {
     /// The ConfigMap that holds it.
     pub handle: Handle,
-    /// The set.
-    pub set: ManifestSet,
+    /// The set; shared, because it is large and never changes.
+    pub set: Arc<ManifestSet>,
 }
 
 /// A Job that dumps a manifest set.

@@ -1,13 +1,16 @@
 //! The plan: the table of contents of an update. The order is in [`order`], what a stage does in its file.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use kubevirt_manifests::InstallConfig;
+use kubevirt_manifests::{InstallConfig, manifests};
 
 use crate::context::{Context, Outcome, View};
 use crate::observed::Observed;
 use crate::order::{self, Component};
 use crate::policy::Policy;
 use crate::stage;
+pub use crate::stage::strategy::Make;
 pub use crate::stages::Stage;
 use crate::step::Step;
 use crate::target::resolve;
@@ -49,6 +52,11 @@ pub enum Direction {
 
 /// The next safe steps.
 pub fn plan(observed: &Observed, policy: &Policy, now: Timestamp) -> Plan {
+    plan_with(observed, policy, now, &|config| Arc::new(manifests(config)))
+}
+
+/// The same, with another maker of the operator's own manifests: one that remembers, or one of a test.
+pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Make<'_>) -> Plan {
     let mut plan = Plan {
         direction: Direction::Nothing,
         stage: Stage::Blocked,
@@ -68,7 +76,7 @@ pub fn plan(observed: &Observed, policy: &Policy, now: Timestamp) -> Plan {
         Err(refusal) => return blocked(plan, view, WaitingOn::Refused { cause: refusal.to_string() }.into()),
     };
     plan.target = Some(config.clone());
-    let strategy = stage::strategy::find(view, &config);
+    let strategy = stage::strategy::find(view, &config, make);
     let Some(set) = &strategy.set else { return blocked(plan, view, strategy.outcome) };
     let context = Context::new(view, set);
     if let Some(cause) = stage::crds::refusal(&context) {

@@ -1,6 +1,8 @@
 //! The cluster's state, and what users and misfortune do to it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use kubevirt_manifests::{InstallConfig, ManifestSet, manifests};
@@ -58,7 +60,7 @@ pub struct Cluster {
     pub(crate) objects: BTreeMap<ObjectKey, Value>,
     pub(crate) pods: Vec<SimPod>,
     pub(crate) nodes: Vec<SimNode>,
-    pub(crate) strategies: BTreeMap<String, (Handle, ManifestSet)>,
+    pub(crate) strategies: BTreeMap<String, (Handle, Arc<ManifestSet>)>,
     pub(crate) jobs: Vec<(StrategyJob, Timestamp)>,
     pub(crate) ca: Option<Certificate>,
     pub(crate) bundle_known: Vec<CaCertificate>,
@@ -69,7 +71,7 @@ pub struct Cluster {
     pub(crate) images: BTreeSet<Release>,
     /// How long a deleted pod goes on carrying streams.
     pub(crate) drain: SignedDuration,
-    pub(crate) generated: BTreeMap<String, ManifestSet>,
+    pub(crate) generated: RefCell<BTreeMap<String, Arc<ManifestSet>>>,
     /// Every write that was accepted, in words.
     pub log: Vec<String>,
 }
@@ -102,7 +104,7 @@ impl Cluster {
             faults: BTreeMap::new(),
             images: Release::ALL.into(),
             drain: SignedDuration::from_secs(3),
-            generated: BTreeMap::new(),
+            generated: RefCell::default(),
             log: vec![],
             operator,
         };
@@ -182,8 +184,9 @@ impl Cluster {
     }
 
     /// The manifests of a config, made once.
-    pub(crate) fn manifests(&mut self, config: &InstallConfig) -> ManifestSet {
-        self.generated.entry(config.id()).or_insert_with(|| manifests(config)).clone()
+    pub(crate) fn manifests(&self, config: &InstallConfig) -> Arc<ManifestSet> {
+        let mut generated = self.generated.borrow_mut();
+        generated.entry(config.id()).or_insert_with(|| Arc::new(manifests(config))).clone()
     }
 
     fn touch(&mut self) {

@@ -1,7 +1,7 @@
 //! The operator's loop on the simulated cluster: observe, plan, check, apply, status.
 
 use jiff::SignedDuration;
-use kubevirt_rollout::{Direction, Observed, Plan, Policy, Stage, Step, check, plan, status};
+use kubevirt_rollout::{Direction, Observed, Plan, Policy, Stage, Step, check, plan_with, status};
 
 use crate::cluster::Cluster;
 use crate::promise::Promise;
@@ -52,7 +52,7 @@ impl Operator {
         budget: usize,
     ) -> Result<Outcome, String> {
         let now = cluster.now();
-        let plan = plan(observed, &self.policy, now);
+        let plan = plan_with(observed, &self.policy, now, &|config| cluster.manifests(config));
         self.plans += 1;
         check(&plan, observed, &self.policy, now).map_err(|violations| {
             let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
@@ -95,7 +95,7 @@ impl Operator {
     ///
     /// # Errors
     /// What is broken, in words.
-    pub fn watch(&mut self, cluster: &mut Cluster) -> Result<(), String> {
+    pub fn watch(&mut self, cluster: &Cluster) -> Result<(), String> {
         let broken = self.promise.broken(cluster, &self.policy);
         if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
     }

@@ -17,7 +17,7 @@ pub struct Promise {
 
 impl Promise {
     /// Looks at the world and names what is broken.
-    pub fn broken(&mut self, cluster: &mut Cluster, policy: &Policy) -> Vec<String> {
+    pub fn broken(&mut self, cluster: &Cluster, policy: &Policy) -> Vec<String> {
         if cluster.kubevirt.as_ref().is_none_or(|kubevirt| kubevirt.is_deleting()) {
             return vec![];
         }
@@ -90,7 +90,7 @@ fn one_handler_at_a_time(cluster: &Cluster) -> Option<String> {
 }
 
 /// I7: every pod that acts may do all that its own release's rules say.
-fn rules_stand(cluster: &mut Cluster, policy: &Policy) -> Option<String> {
+fn rules_stand(cluster: &Cluster, policy: &Policy) -> Option<String> {
     let now = cluster.now;
     let releases: std::collections::BTreeSet<Release> = cluster
         .pods

@@ -1,5 +1,7 @@
 //! Writes, as the API server takes them: with preconditions, conflicts and new resourceVersions.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use kubevirt_manifests::ManifestSet;
 use kubevirt_rollout::observed::{
@@ -45,7 +47,7 @@ impl Cluster {
             }
             Step::CreateStrategyJob { manifest } => self.create_job(&manifest.key, &manifest.body),
             Step::StoreStrategy { set } => {
-                self.store(set);
+                self.store(&Arc::new(ManifestSet::clone(set)));
                 Some(())
             }
             Step::IssueCa { secret, common_name, duration, precondition } => {
@@ -196,7 +198,7 @@ impl Cluster {
         Some(())
     }
 
-    pub(crate) fn store(&mut self, set: &ManifestSet) {
+    pub(crate) fn store(&mut self, set: &Arc<ManifestSet>) {
         let id = set.config.id();
         let name = format!("kubevirt-install-strategy-{id}");
         let key = ObjectKey::namespaced("v1", "ConfigMap", &set.config.namespace, &name);

@@ -179,7 +179,7 @@ fn publish(view: View<'_>, bundle: &[CaCertificate], outcome: &mut Outcome) {
         },
         "data": {labels::CA_BUNDLE_KEY: pem},
     }));
-    view.ensure(manifest, outcome);
+    view.ensure(&manifest, outcome);
 }
 
 /// Writes the bundle into everything that is registered already, whatever release it is of.

@@ -1,5 +1,7 @@
 //! CustomResourceDefinitions. While releases are mixed, whatever one of them serves stays served.
 
+use std::borrow::Cow;
+
 use kubevirt_manifests::Manifest;
 use serde_json::{Value, json};
 
@@ -28,7 +30,7 @@ pub(crate) fn union(context: &Context<'_>) -> Outcome {
             }
             continue;
         }
-        context.view.ensure(merged(manifest, live, |_| true), &mut outcome);
+        context.view.ensure(&merged(manifest, live, |_| true), &mut outcome);
         established(context.view, manifest, &mut outcome);
     }
     outcome
@@ -41,7 +43,7 @@ pub(crate) fn exact(context: &Context<'_>) -> Outcome {
         let live = context.view.live(&manifest.key);
         let stored: Vec<&str> = live.map(stored_versions).unwrap_or_default();
         let body = merged(manifest, live, |version| stored.contains(&version));
-        context.view.ensure(body, &mut outcome);
+        context.view.ensure(&body, &mut outcome);
         established(context.view, manifest, &mut outcome);
     }
     outcome
@@ -82,8 +84,11 @@ pub(crate) fn version_name(version: &Value) -> Option<&str> {
 }
 
 /// The manifest, with those live versions that it lacks and `keep` wants.
-fn merged(manifest: &Manifest, live: Option<&Value>, keep: impl Fn(&str) -> bool) -> Manifest {
-    let mut manifest = manifest.clone();
+fn merged<'m>(
+    manifest: &'m Manifest,
+    live: Option<&Value>,
+    keep: impl Fn(&str) -> bool,
+) -> Cow<'m, Manifest> {
     let known: Vec<String> = versions(&manifest.body).filter_map(version_name).map(str::to_owned).collect();
     let extra: Vec<Value> = live
         .into_iter()
@@ -98,12 +103,13 @@ fn merged(manifest: &Manifest, live: Option<&Value>, keep: impl Fn(&str) -> bool
         })
         .collect();
     if extra.is_empty() {
-        return manifest;
+        return Cow::Borrowed(manifest);
     }
+    let mut manifest = manifest.clone();
     if let Some(list) = manifest.body["spec"]["versions"].as_array_mut() {
         list.extend(extra);
     }
-    manifest.rehashed()
+    Cow::Owned(manifest.rehashed())
 }
 
 fn established(view: View<'_>, manifest: &Manifest, outcome: &mut Outcome) {

@@ -66,7 +66,7 @@ pub(crate) fn raise(context: &Context<'_>) -> Outcome {
     let kinds = guarded_kinds(context);
     if !kinds.is_empty() {
         for body in [policy(context, &kinds), binding()] {
-            context.view.ensure(Manifest::managed(body, &context.target.config), &mut outcome);
+            context.view.ensure(&Manifest::managed(body, &context.target.config), &mut outcome);
         }
         if !context.view.observed.guard_active {
             outcome.waiting_on.push(WaitingOn::GuardNotActive);

@@ -21,12 +21,12 @@ pub(crate) fn union(context: &Context<'_>) -> Outcome {
         let missing =
             context.of_class(Class::Rbac).filter(|manifest| context.view.live(&manifest.key).is_none());
         for manifest in missing {
-            context.view.ensure(manifest.clone(), &mut outcome);
+            context.view.ensure(manifest, &mut outcome);
         }
         return outcome;
     }
     for manifest in united(context) {
-        context.view.ensure(manifest, &mut outcome);
+        context.view.ensure(&manifest, &mut outcome);
     }
     outcome
 }
@@ -43,7 +43,7 @@ pub(crate) fn exact(context: &Context<'_>) -> Outcome {
     }
     let mut outcome = Outcome::default();
     for manifest in context.of_class(Class::Rbac) {
-        context.view.ensure(manifest.clone(), &mut outcome);
+        context.view.ensure(manifest, &mut outcome);
     }
     outcome
 }

@@ -7,7 +7,7 @@ pub(crate) fn apply(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     for manifest in context.of_class(Class::Base) {
         if let Some(manifest) = context.with_ca(manifest) {
-            context.view.ensure(manifest, &mut outcome);
+            context.view.ensure(&manifest, &mut outcome);
         }
     }
     outcome

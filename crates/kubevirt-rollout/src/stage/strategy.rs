@@ -1,9 +1,9 @@
 //! The target's manifests: the operator's own release it makes itself, those of another release a Job makes
 //! that runs that release's image. What was made is kept, so that a rollback needs no image.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
-use kubevirt_manifests::{ACCOUNT_OPERATOR, InstallConfig, Manifest, ManifestSet, manifests};
+use kubevirt_manifests::{ACCOUNT_OPERATOR, InstallConfig, Manifest, ManifestSet};
 use kubevirt_types::labels;
 use serde_json::json;
 
@@ -12,27 +12,30 @@ use crate::observed::{StrategyJob, StrategyJobState};
 use crate::step::{Propagation, Step};
 use crate::waiting::WaitingOn;
 
+/// Makes the manifests of the operator's own release.
+pub type Make<'a> = &'a dyn Fn(&InstallConfig) -> Arc<ManifestSet>;
+
 /// The target's manifests, and what has to be done to get or keep them.
-pub(crate) struct Strategy<'a> {
+pub(crate) struct Strategy {
     /// None while nobody has made them.
-    pub set: Option<Cow<'a, ManifestSet>>,
+    pub set: Option<Arc<ManifestSet>>,
     /// Storing, tidying up, waiting.
     pub outcome: Outcome,
 }
 
 /// Finds the target's manifests.
-pub(crate) fn find<'a>(view: View<'a>, config: &InstallConfig) -> Strategy<'a> {
+pub(crate) fn find(view: View<'_>, config: &InstallConfig, make: Make<'_>) -> Strategy {
     let id = config.id();
     let stored = view.observed.strategies.get(&id);
     let mut outcome = Outcome::default();
     let set = if config.release == view.observed.operator.release {
-        let own = manifests(config);
+        let own = make(config);
         if stored.is_none_or(|stored| stored.set != own) {
-            outcome.steps.push(Step::StoreStrategy { set: Box::new(own.clone()) });
+            outcome.steps.push(Step::StoreStrategy { set: Box::new(ManifestSet::clone(&own)) });
         }
-        Some(Cow::Owned(own))
+        Some(own)
     } else {
-        stored.map(|stored| Cow::Borrowed(&stored.set))
+        stored.map(|stored| stored.set.clone())
     };
     for job in view.observed.strategy_jobs.iter().filter(|job| !job.deleting) {
         if set.is_some() || job.deployment_id != id {

@@ -25,7 +25,7 @@ pub(crate) fn common(context: &Context<'_>) -> Outcome {
             intersect(&mut manifest.body, &old.body, context.direction == Direction::Rollback);
         }
         if let Some(manifest) = context.with_ca(&manifest) {
-            context.view.ensure(manifest, &mut outcome);
+            context.view.ensure(&manifest, &mut outcome);
         }
     }
     outcome
@@ -35,7 +35,7 @@ pub(crate) fn common(context: &Context<'_>) -> Outcome {
 pub(crate) fn exact(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     for manifest in admission(context).filter_map(|manifest| context.with_ca(manifest)) {
-        context.view.ensure(manifest, &mut outcome);
+        context.view.ensure(&manifest, &mut outcome);
     }
     outcome
 }

@@ -14,7 +14,7 @@ pub(crate) fn handlers(context: &Context<'_>) -> Outcome {
     };
     let mut manifest = with_template_hash(manifest);
     Canary::strategy(context, &progress).write(&mut manifest.body, context);
-    context.view.ensure(manifest.rehashed(), &mut outcome);
+    context.view.ensure(&manifest.rehashed(), &mut outcome);
     if !progress.rolled() {
         let canary = match canary::observe(context) {
             Canary::Canary { node } => node,
@@ -36,7 +36,7 @@ pub(crate) fn deployment(context: &Context<'_>, component: Component) -> Outcome
     let Some(manifest) = context.target.get(&component.key(context.view.namespace())) else {
         return outcome;
     };
-    context.view.ensure(with_template_hash(manifest), &mut outcome);
+    context.view.ensure(&with_template_hash(manifest), &mut outcome);
     let progress = context.progress(component);
     if !progress.rolled() {
         outcome.waiting_on.push(progress.waiting());

@@ -145,7 +145,7 @@ impl Observer {
                 continue;
             }
             match strategy::read(&map) {
-                Ok(set) => self.decoded.push(StoredStrategy { handle, set }),
+                Ok(set) => self.decoded.push(StoredStrategy { handle, set: set.into() }),
                 // no strategy, so it stays among the other objects, where it is an orphan
                 Err(error) => tracing::warn!(%error, "an install strategy can't be read"),
             }
