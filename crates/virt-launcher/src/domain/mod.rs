@@ -126,13 +126,13 @@ impl Domain {
     }
 
     fn note(&mut self, event: Event, now_ms: i64) {
-        use DomainPhase::{Crashed, NotStarted, Paused, Running, Shutoff, ShuttingDown, Starting};
+        use DomainPhase::{Crashed, NotStarted, Shutoff, ShuttingDown, Starting};
         match event {
             Event::Asked { interfaces, emulated } => {
                 if self.phase == NotStarted {
                     self.interfaces = interfaces;
                     self.emulated = emulated;
-                    self.become_(Starting, "Starting");
+                    self.enter(Starting, "Starting");
                 }
             }
             Event::Spawned { pid } => {
@@ -141,30 +141,26 @@ impl Domain {
             }
             Event::StartFailed { detail } => {
                 self.detail = detail;
-                self.become_(Crashed, "StartFailed");
+                self.enter(Crashed, "StartFailed");
             }
             Event::PauseAsked => self.pause_asked = true,
             Event::ShutdownAsked => {
                 self.shutdown_asked = true;
                 match self.phase {
-                    NotStarted => self.become_(Shutoff, "NeverStarted"),
-                    _ => self.become_(ShuttingDown, "ShutdownAsked"),
+                    NotStarted => self.enter(Shutoff, "NeverStarted"),
+                    _ => self.enter(ShuttingDown, "ShutdownAsked"),
                 }
             }
             Event::KillAsked { detail } => {
                 self.killed.get_or_insert(detail);
                 match self.phase {
-                    NotStarted => self.become_(Shutoff, "NeverStarted"),
-                    _ => self.become_(ShuttingDown, "Killed"),
+                    NotStarted => self.enter(Shutoff, "NeverStarted"),
+                    _ => self.enter(ShuttingDown, "Killed"),
                 }
             }
             Event::Qemu(event) => self.hear(event),
             Event::Exited { exit, stderr } => self.end(exit, &stderr),
         }
-        debug_assert!(matches!(
-            self.phase,
-            NotStarted | Starting | Running | Paused | ShuttingDown | Shutoff | Crashed
-        ));
     }
 
     fn hear(&mut self, event: qmp::Event) {
@@ -172,20 +168,20 @@ impl Domain {
             qmp::Event::Resume => {
                 self.pause_asked = false;
                 if self.phase != DomainPhase::ShuttingDown {
-                    self.become_(DomainPhase::Running, "Running");
+                    self.enter(DomainPhase::Running, "Running");
                 }
             }
             qmp::Event::Stop => {
                 // QEMU stops the CPUs in every shutdown, too.
                 if self.phase == DomainPhase::Running && self.shutdown.is_none() {
                     let reason = if self.pause_asked { "PausedByUser" } else { "PausedByQemu" };
-                    self.become_(DomainPhase::Paused, reason);
+                    self.enter(DomainPhase::Paused, reason);
                 }
             }
             qmp::Event::Shutdown { guest, reason } => {
                 self.shutdown = Some((guest, reason));
                 if self.phase != DomainPhase::ShuttingDown {
-                    self.become_(
+                    self.enter(
                         DomainPhase::ShuttingDown,
                         if guest { "GuestShutdown" } else { "QemuShutdown" },
                     );
@@ -220,10 +216,10 @@ impl Domain {
         };
         self.pid = 0;
         self.detail = detail;
-        self.become_(phase, reason);
+        self.enter(phase, reason);
     }
 
-    fn become_(&mut self, phase: DomainPhase, reason: &'static str) {
+    fn enter(&mut self, phase: DomainPhase, reason: &'static str) {
         (self.phase, self.reason) = (phase, reason);
     }
 

@@ -111,10 +111,12 @@ impl Guest {
     /// Starts it, unless it has been started already.
     pub fn start(&self, vmi_json: &[u8], allow_emulation: bool) -> Result<DomainState, GuestError> {
         let settings = &self.0.settings;
-        let spec = GuestSpec::parse(vmi_json, &settings.uid)?;
+        // Before it is read: what a newer release has written into the object since is no
+        // reason to complain about a guest that runs.
         if self.0.domain.borrow().phase() != DomainPhase::NotStarted {
             return Ok(self.state());
         }
+        let spec = GuestSpec::parse(vmi_json, &settings.uid)?;
         let may_emulate = allow_emulation || settings.allow_emulation;
         let accel = qemu::choose(qemu::kvm_opens(&settings.paths.kvm), may_emulate)?;
         let emulated = accel == qemu::Accel::Tcg;

@@ -53,7 +53,8 @@ fn processor(line: &mut Line, guest: &GuestSpec, accel: Accel) {
     line.add("-machine", format!("{},dump-guest-core=off,usb=off", guest.machine));
     let (accelerator, best) = match accel {
         Accel::Kvm => ("kvm", "host"),
-        Accel::Tcg => ("tcg,thread=multi", "max"),
+        // The buffer of translated code in MiB: virt-controller counts on it for the pod's memory.
+        Accel::Tcg => ("tcg,thread=multi,tb-size=64", "max"),
     };
     line.add("-accel", accelerator);
     line.add("-cpu", guest.cpu_model.as_deref().unwrap_or(best));

@@ -4,8 +4,10 @@
 //! it is written into. Admission has refused most of what is refused here; a launcher may be
 //! younger or older than the admission that let an object in, so it looks for itself.
 
+mod devices;
+
 use kubevirt_types::quantity::Quantity;
-use kubevirt_types::vmi::{Disk, Interface, VirtualMachineInstance, Volume};
+use kubevirt_types::vmi::VirtualMachineInstance;
 use thiserror::Error;
 
 /// The machine where none is named; admission writes it into the object.
@@ -181,8 +183,8 @@ impl GuestSpec {
             ),
             memory_mib: memory_mib(vmi)?,
             boot,
-            disks: disks(&devices.disks, &vmi.spec.volumes)?,
-            interfaces: interfaces(&devices.interfaces, devices.autoattach_pod_interface, uid)?,
+            disks: devices::disks(&devices.disks, &vmi.spec.volumes)?,
+            interfaces: devices::interfaces(&devices.interfaces, devices.autoattach_pod_interface, uid)?,
             console: devices.autoattach_serial_console.unwrap_or(true),
             graphics: devices.autoattach_graphics_device.unwrap_or(true),
             rng: devices.rng.is_some(),
@@ -200,88 +202,6 @@ fn memory_mib(vmi: &VirtualMachineInstance) -> Result<u64, SpecError> {
         .or_else(|| Some(("spec.domain.resources.limits.memory", resources?.limits.get("memory")?)))
         .ok_or_else(|| SpecError::Missing { field: "spec.domain.memory.guest".into() })?;
     Ok(bytes(field, quantity)?.div_ceil(MIB))
-}
-
-fn disks(disks: &[Disk], volumes: &[Volume]) -> Result<Vec<DiskSpec>, SpecError> {
-    disks.iter().enumerate().map(|(i, disk)| self::disk(i, disk, volumes)).collect()
-}
-
-fn disk(i: usize, disk: &Disk, volumes: &[Volume]) -> Result<DiskSpec, SpecError> {
-    let field = |name: &str| format!("spec.domain.devices.disks[{i}].{name}");
-    let name = word(&field("name"), &disk.name)?;
-    let invalid = |name: &str, value: &str, allowed| SpecError::Invalid {
-        field: field(name),
-        value: value.to_owned(),
-        allowed,
-    };
-    let at = volumes.iter().position(|volume| volume.name == name);
-    let at = at.ok_or_else(|| invalid("name", &name, "the name of a volume"))?;
-    let source = volumes[at].empty_disk.as_ref().ok_or_else(|| SpecError::Unsupported {
-        field: format!("spec.volumes[{at}]"),
-        value: volumes[at].other.keys().next().cloned().unwrap_or_else(|| "no source".into()),
-        allowed: "emptyDisk",
-    })?;
-    let target = disk.disk.clone().unwrap_or_default();
-    let readonly = target.readonly.unwrap_or_default();
-    let bus = match target.bus.as_deref() {
-        None | Some("virtio") => Bus::Virtio,
-        Some("sata") => Bus::Sata,
-        Some(other) => return Err(invalid("disk.bus", other, "virtio or sata")),
-    };
-    if bus == Bus::Sata && readonly {
-        return Err(invalid("disk.readonly", "true", "possible on sata, only on virtio"));
-    }
-    Ok(DiskSpec {
-        volume: name.clone(),
-        name,
-        bytes: bytes(&format!("spec.volumes[{at}].emptyDisk.capacity"), &source.capacity)?,
-        bus,
-        readonly,
-        serial: disk.serial.clone(),
-    })
-}
-
-fn interfaces(
-    interfaces: &[Interface],
-    autoattach: Option<bool>,
-    uid: &str,
-) -> Result<Vec<InterfaceSpec>, SpecError> {
-    let default = Interface { name: "default".into(), ..Interface::default() };
-    let named = match (interfaces, autoattach.unwrap_or(true)) {
-        ([], true) => std::slice::from_ref(&default),
-        (named, _) => named,
-    };
-    named.iter().enumerate().map(|(i, nic)| interface(i, nic, uid)).collect()
-}
-
-fn interface(i: usize, interface: &Interface, uid: &str) -> Result<InterfaceSpec, SpecError> {
-    let field = |name: &str| format!("spec.domain.devices.interfaces[{i}].{name}");
-    let nic = match interface.model.as_deref() {
-        None | Some("virtio") => Nic::Virtio,
-        Some("e1000") => Nic::E1000,
-        Some(other) => {
-            return Err(SpecError::Invalid {
-                field: field("model"),
-                value: other.into(),
-                allowed: "virtio or e1000",
-            });
-        }
-    };
-    let mac = match &interface.mac_address {
-        Some(mac) => mac_address(&field("macAddress"), mac)?,
-        None => mac_of(uid, i),
-    };
-    Ok(InterfaceSpec { name: word(&field("name"), &interface.name)?, mac, nic })
-}
-
-/// An address where the object has none: locally administered, and the same in every pod
-/// that ever runs this instance.
-fn mac_of(uid: &str, index: usize) -> String {
-    let digits: Vec<u8> = uid.bytes().filter(u8::is_ascii_hexdigit).chain([b'0'; 10]).take(10).collect();
-    let pairs = digits.chunks(2).map(|pair| String::from_utf8_lossy(pair).to_lowercase());
-    let mut octets: Vec<String> = std::iter::once("02".to_owned()).chain(pairs).collect();
-    octets[5] = format!("{:02x}", u8::from_str_radix(&octets[5], 16).unwrap_or_default() ^ index as u8);
-    octets.join(":")
 }
 
 fn count(field: &str, value: Option<u32>) -> Result<u32, SpecError> {
@@ -340,87 +260,4 @@ fn mac_address(field: &str, value: &str) -> Result<String, SpecError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const UID: &str = "6fe59d2c-9c0b-4f0e-8a80-0123456789ab";
-
-    fn parse(spec: Value) -> Result<GuestSpec, SpecError> {
-        let vmi = json!({
-            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-            "metadata": {"name": "tick", "namespace": "default", "uid": UID}, "spec": spec,
-        });
-        GuestSpec::parse(vmi.to_string().as_bytes(), UID)
-    }
-
-    #[test]
-    fn what_is_absent_gets_its_default() {
-        let guest = parse(json!({"domain": {"memory": {"guest": "96Mi"}, "devices": {}}})).unwrap();
-        assert_eq!(guest.machine, "q35");
-        assert_eq!(guest.uuid, UID);
-        assert_eq!(guest.topology, (1, 1, 1));
-        assert_eq!(guest.memory_mib, 96);
-        assert!(guest.console && guest.graphics && !guest.rng);
-        let default =
-            InterfaceSpec { name: "default".into(), mac: "02:6f:e5:9d:2c:9c".into(), nic: Nic::Virtio };
-        assert_eq!(guest.interfaces, [default]);
-    }
-
-    #[test]
-    fn memory_comes_from_where_the_user_wrote_it() {
-        for (domain, want) in [
-            (json!({"memory": {"guest": "1G"}}), 954),
-            (json!({"resources": {"requests": {"memory": "64Mi"}}}), 64),
-            (json!({"resources": {"limits": {"memory": "65Mi"}}}), 65),
-            (json!({"memory": {"guest": "32Mi"}, "resources": {"requests": {"memory": "64Mi"}}}), 32),
-        ] {
-            assert_eq!(parse(json!({ "domain": domain })).unwrap().memory_mib, want);
-        }
-    }
-
-    #[test]
-    fn refusals_name_the_field() {
-        let with = |devices: Value, volumes: Value| {
-            parse(json!({
-                "domain": {"memory": {"guest": "96Mi"}, "devices": devices}, "volumes": volumes,
-            }))
-        };
-        let disk = |disk: Value| json!({"disks": [disk]});
-        let empty = json!([{"name": "a", "emptyDisk": {"capacity": "1Gi"}}]);
-        let refusals = [
-            parse(json!({"domain": {}})),
-            parse(json!({"domain": {"memory": {"guest": "-1"}}})),
-            parse(json!({"domain": {"memory": {"guest": "1Gi"}, "machine": {"type": "q35,smm=on"}}})),
-            parse(json!({"domain": {"memory": {"guest": "1Gi"}, "cpu": {"cores": 0}}})),
-            parse(json!({"domain": {"memory": {"guest": "1Gi"}, "firmware": {"uuid": "x"}}})),
-            with(disk(json!({"name": "b"})), empty.clone()),
-            with(disk(json!({"name": "../a"})), empty.clone()),
-            with(disk(json!({"name": "a", "disk": {"bus": "scsi"}})), empty.clone()),
-            with(disk(json!({"name": "a", "disk": {"bus": "sata", "readonly": true}})), empty),
-            with(disk(json!({"name": "a"})), json!([{"name": "a", "containerDisk": {"image": "x"}}])),
-            with(json!({"interfaces": [{"name": "n", "macAddress": "1:2"}]}), json!([])),
-            with(json!({"interfaces": [{"name": "n", "model": "ne2k"}]}), json!([])),
-        ];
-        let texts: Vec<String> =
-            refusals.into_iter().map(|refusal| refusal.unwrap_err().to_string()).collect();
-        insta::assert_snapshot!(texts.join("\n"));
-    }
-
-    #[test]
-    fn another_instance_is_refused() {
-        let vmi =
-            json!({"metadata": {"name": "a", "namespace": "b", "uid": "other"}, "spec": {"domain": {}}});
-        let refusal = GuestSpec::parse(vmi.to_string().as_bytes(), UID).unwrap_err();
-        assert!(matches!(refusal, SpecError::OtherInstance { .. }), "{refusal}");
-        assert!(matches!(GuestSpec::parse(b"{", UID), Err(SpecError::Unreadable(_))));
-    }
-
-    #[test]
-    fn every_interface_has_its_own_address() {
-        assert_eq!(mac_of(UID, 0), "02:6f:e5:9d:2c:9c");
-        assert_eq!(mac_of(UID, 1), "02:6f:e5:9d:2c:9d");
-        assert_eq!(mac_of("", 0), "02:00:00:00:00:00");
-    }
-}
+mod tests;
