@@ -18,7 +18,8 @@ use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::attach::{AttachError, AttachRequest, OFFSET_HEADER, attach};
 use kubevirt_stream::relay::relay;
 use kubevirt_stream::websocket::{NotAWebsocket, Upgrade};
-use kubevirt_types::VirtualMachineInstance;
+use kubevirt_types::feature::{What, exists};
+use kubevirt_types::{Release, VirtualMachineInstance};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::UnixStream;
@@ -76,15 +77,17 @@ enum ConsoleError {
     Call(#[from] CallError),
 }
 
-/// The routes.
-pub fn router(consoles: Consoles) -> Router {
+/// The routes that a release has.
+pub fn router(consoles: Consoles, release: &Release) -> Router {
     let at = |what: &str| format!("/v1/namespaces/{{namespace}}/virtualmachineinstances/{{name}}/{what}");
-    Router::new()
-        .route(&at("console"), get(stream_console))
-        .route(&at("vnc"), get(stream_vnc))
-        .route(&at("pause"), put(pause))
-        .route(&at("unpause"), put(unpause))
-        .with_state(consoles)
+    let mut routes =
+        Router::new().route(&at("console"), get(stream_console)).route(&at("vnc"), get(stream_vnc));
+    for (action, route) in [("pause", put(pause)), ("unpause", put(unpause))] {
+        if exists(What::Subresource("virtualmachineinstances", action), release) {
+            routes = routes.route(&at(action), route);
+        }
+    }
+    routes.with_state(consoles)
 }
 
 type Name = Path<(String, String)>;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kubevirt_runtime::client::{ClientError, client};
 use kubevirt_runtime::health::Health;
 use kubevirt_runtime::pod::{Identity, MissingVariable};
-use kubevirt_runtime::serve::{BindError, Drain, Server};
+use kubevirt_runtime::serve::{BindError, Drain, LINGER, Server};
 use kubevirt_runtime::shutdown::{ListenError, Shutdown};
 use kubevirt_runtime::tls::{ClientAuthFiles, ServerTls};
 use kubevirt_runtime::{release, report};
@@ -32,6 +32,8 @@ use crate::node::heartbeat::{self, Facts};
 const ADOPTION_GRACE: Duration = Duration::from_secs(10);
 /// Health is nobody's endpoint: it needs no lingering, and there is no stream.
 const HEALTH_DRAIN: Drain = Drain { linger: Duration::ZERO, streams: Duration::ZERO };
+/// The pod's hour, less what it takes to say goodbye before the kubelet kills.
+const STREAM_DRAIN: Drain = Drain { linger: LINGER, streams: Duration::from_secs(3600 - 60) };
 
 /// virt-handler can't run.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let health_server =
         Server::bind(every_address(&pod.pod_ip, args.port), health_tls).await?.with_drain(HEALTH_DRAIN);
     let console_server =
-        Server::bind(every_address(&pod.pod_ip, args.console_server_port), console_tls.clone()).await?;
+        Server::bind(every_address(&pod.pod_ip, args.console_server_port), console_tls.clone())
+            .await?
+            .with_drain(STREAM_DRAIN);
     let consoles = {
         let vmis = vmis.clone();
         let lookup = Arc::new(move |namespace: &str, name: &str| vmis.get(namespace, name));
@@ -93,7 +97,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         tokio::spawn(async move { health_server.serve(router, &over).await })
     };
     let console_task = {
-        let (router, shutdown) = (console::router(consoles), shutdown.clone());
+        let (router, shutdown) = (console::router(consoles, &release), shutdown.clone());
         tokio::spawn(async move { console_server.serve(router, &shutdown).await })
     };
     tokio::spawn(report::keep(client.clone(), "virt-handler", release, pod.clone(), shutdown.clone()));

@@ -103,7 +103,7 @@ mod tests {
                 let _actor = Actor(actors);
                 std::future::pending::<()>().await;
             };
-            live(lock, &stop, std::future::ready(()), act, |state| drop(tell.send(state))).await
+            live(lock, &stop, std::future::ready(()), act, |state| tell.send(state).unwrap_or(())).await
         });
         (shutdown, told, task)
     }

@@ -14,7 +14,7 @@ use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 
 use super::Control;
 use crate::launcher::calls::{self, CallError};
-use crate::vmi::decide::{Call, Memory, Notice, View, decide, pod_uid};
+use crate::vmi::decide::{ASK_AGAIN, Call, Memory, Notice, View, decide, pod_uid};
 use crate::vmi::status;
 
 /// How long the API server has for one call.
@@ -66,7 +66,8 @@ pub async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     let Some(pod) = pod_uid(&vmi, &control.node) else { return Ok(Action::await_change()) };
     control.links.ensure(pod);
-    let now = Timestamp::now();
+    // Kubernetes' times have whole seconds.
+    let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
     let memory = control.memory().get(vmi.uid()).cloned().unwrap_or_default();
     let knowledge = control.links.knowledge(pod);
     let facts = control.pods.facts(pod);
@@ -99,7 +100,10 @@ pub async fn reconcile(
 pub fn after_error(vmi: Arc<VirtualMachineInstance>, error: &ReconcileError, _: Arc<Control>) -> Action {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(namespace = vmi.namespace(), name = vmi.name(), %error, cause, "VMI");
-    Action::requeue(RETRY)
+    match error {
+        ReconcileError::Call { .. } => Action::requeue(ASK_AGAIN),
+        ReconcileError::Status { .. } | ReconcileError::Silent { .. } => Action::requeue(RETRY),
+    }
 }
 
 /// Writes a status. False when somebody else was faster, or the VMI is gone.

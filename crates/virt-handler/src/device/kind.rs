@@ -46,10 +46,38 @@ pub enum Reason {
     Dropped,
     /// Another handler's plugin has gone, which makes the kubelet write off the resource.
     PeerGone(PathBuf),
+    /// Said once more: the kubelet may have noticed that end only after our word.
+    PeerGoneAgain,
     /// This process took over the node.
     TookOver,
     /// The node says that it has none though the kubelet was told.
     NodeSaysNone,
+}
+
+impl Reason {
+    /// What follows when the kubelet has been told for this reason. Nothing shows when the kubelet
+    /// is done with a plugin that went, so it is told a second time, one look later.
+    pub fn followed_by(&self) -> Option<Self> {
+        match self {
+            Self::PeerGone(_) => Some(Self::PeerGoneAgain),
+            Self::First
+            | Self::KubeletRestarted
+            | Self::Dropped
+            | Self::PeerGoneAgain
+            | Self::TookOver
+            | Self::NodeSaysNone => None,
+        }
+    }
+
+    /// Whether the plugin's socket must be made anew: a kubelet that starts removes them all.
+    pub fn needs_socket(&self) -> bool {
+        match self {
+            Self::First | Self::KubeletRestarted => true,
+            Self::Dropped | Self::PeerGone(_) | Self::PeerGoneAgain | Self::TookOver | Self::NodeSaysNone => {
+                false
+            }
+        }
+    }
 }
 
 /// Whether a device can be used, from what opening it said.

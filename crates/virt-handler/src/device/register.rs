@@ -130,20 +130,24 @@ impl Registrar {
             if kubelet.is_some() && known_to.is_some() && kubelet != known_to {
                 wanted = Some(Reason::KubeletRestarted);
             }
-            if self.draining.is_cancelled() || wanted.is_none() || kubelet.is_none() {
-                continue;
+            if !usable {
+                self.say(PluginState::Absent);
+            } else if known_to.is_some() && wanted.is_none() {
+                self.say(PluginState::Registered);
             }
+            let Some(reason) = &wanted else { continue };
             // A device that was never there is no resource of this node.
-            if !usable && known_to.is_none() {
-                self.state.send_replace(PluginState::Absent);
+            if self.draining.is_cancelled() || kubelet.is_none() || (!usable && known_to.is_none()) {
                 continue;
             }
-            match self.register(wanted.as_ref()).await {
+            match self.register(reason).await {
                 Ok(()) => {
-                    tracing::info!(resource = self.kind.resource, reason = ?wanted, "device plugin registered");
+                    tracing::info!(resource = self.kind.resource, ?reason, "device plugin registered");
                     known_to = kubelet;
-                    wanted = None;
-                    self.state.send_replace(PluginState::Registered);
+                    wanted = reason.followed_by();
+                    if usable {
+                        self.say(PluginState::Registered);
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "can't register a device plugin"),
             }
@@ -151,13 +155,8 @@ impl Registrar {
     }
 
     /// Binds the socket if it isn't, and introduces it to the kubelet.
-    async fn register(&mut self, reason: Option<&Reason>) -> Result<(), RegisterError> {
-        let fresh = match reason {
-            Some(Reason::First | Reason::KubeletRestarted) | None => true,
-            Some(Reason::Dropped | Reason::PeerGone(_) | Reason::TookOver | Reason::NodeSaysNone) => {
-                !self.socket.exists()
-            }
-        };
+    async fn register(&mut self, reason: &Reason) -> Result<(), RegisterError> {
+        let fresh = reason.needs_socket() || !self.socket.exists();
         let replaced = if fresh { self.serve()? } else { None };
         let request = RegisterRequest {
             version: "v1beta1".to_owned(),
@@ -184,6 +183,10 @@ impl Registrar {
         let stop = CancellationToken::new();
         tokio::spawn(self.plugin.clone().serve(listener, stop.clone()));
         Ok(self.serving.replace(stop))
+    }
+
+    fn say(&self, state: PluginState) {
+        self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
     }
 
     fn look_at_device(&self) -> bool {

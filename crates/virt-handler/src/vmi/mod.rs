@@ -5,3 +5,8 @@
 pub mod decide;
 pub mod knowledge;
 pub mod status;
+
+#[cfg(test)]
+mod decide_tests;
+#[cfg(test)]
+mod status_tests;

@@ -1,0 +1,152 @@
+//! Streams and pausing as virt-api asks for them: the launcher's answer comes first.
+
+use std::sync::Arc;
+
+use crate::fake::{Dir, FakeLauncher, NODE, POD, vmi};
+use axum::Extension;
+use axum::body::Body;
+use futures::{SinkExt, StreamExt};
+use handler_launcher_com::launcher::DomainPhase;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use kubevirt_runtime::serve::StreamTracker;
+use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, accept, reply};
+use kubevirt_stream::websocket::{DialError, WebSocket, dial};
+use kubevirt_types::{Release, VmiPhase};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tower::ServiceExt;
+use virt_handler::console::{Consoles, router};
+use virt_handler::launcher::link::Links;
+use virt_handler::launcher::socket;
+
+const AT: &str = "/v1/namespaces/default/virtualmachineinstances";
+
+fn routes(dir: &Dir) -> (axum::Router, Links) {
+    let links = Links::new(&dir.0, mpsc::unbounded_channel().0);
+    let lookup = Arc::new(|namespace: &str, name: &str| {
+        (namespace == "default" && name == "tick").then(|| Arc::new(vmi(VmiPhase::Running)))
+    });
+    let consoles = Consoles { lookup, links: links.clone(), node: NODE.to_owned() };
+    (router(consoles, &Release::V0_18_0).layer(Extension(StreamTracker::default())), links)
+}
+
+fn listen(dir: &Dir, name: &str) -> UnixListener {
+    let directory = socket::directory(&dir.0, POD);
+    std::fs::create_dir_all(&directory).unwrap();
+    UnixListener::bind(directory.join(name)).unwrap()
+}
+
+async fn open(dir: &Dir, path: &str) -> Result<(WebSocket, http::HeaderMap), DialError> {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let service = TowerToHyperService::new(routes(dir).0);
+    tokio::spawn(async move {
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service);
+        connection.with_upgrades().await.unwrap();
+    });
+    dial(ours, Request::get(format!("{AT}/{path}")).body(()).unwrap()).await
+}
+
+fn refusal(error: DialError) -> (StatusCode, Value) {
+    match error {
+        DialError::Refused { status, body, .. } => (status, serde_json::from_slice(&body).unwrap()),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_resumed_where_the_caller_left_it() {
+    let dir = Dir::new();
+    let console = listen(&dir, socket::CONSOLE);
+    let launcher = tokio::spawn(async move {
+        let (mut stream, _) = console.accept().await.unwrap();
+        let asked = accept(&mut stream).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 41 }).await.unwrap();
+        stream.write_all(b"tick 42\n").await.unwrap();
+        let mut typed = [0; 4];
+        stream.read_exact(&mut typed).await.unwrap();
+        (asked, typed)
+    });
+    let (mut websocket, headers) = open(&dir, "tick/console?session=s-1&resumeFrom=41").await.unwrap();
+    assert_eq!(headers[OFFSET_HEADER], "41");
+    assert_eq!(websocket.next().await.unwrap().unwrap().into_data().as_ref(), b"tick 42\n");
+    websocket.send(b"root".to_vec().into()).await.unwrap();
+    let (asked, typed) = launcher.await.unwrap();
+    assert_eq!((asked.session.as_str(), asked.resume_from, asked.preserve_session), ("s-1", Some(41), false));
+    assert_eq!(&typed, b"root");
+}
+
+#[tokio::test]
+async fn a_launcher_that_says_no_is_heard_before_the_upgrade() {
+    let dir = Dir::new();
+    let vnc = listen(&dir, socket::VNC);
+    tokio::spawn(async move {
+        let (mut stream, _) = vnc.accept().await.unwrap();
+        assert!(accept(&mut stream).await.unwrap().preserve_session);
+        let error = "Active VNC connection. Request denied.".to_owned();
+        reply(&mut stream, &AttachReply::Refused { error }).await.unwrap();
+    });
+    let (code, status) = refusal(open(&dir, "tick/vnc?preserveSession=true").await.unwrap_err());
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status["message"], "Active VNC connection. Request denied.");
+    assert_eq!(status["kind"], "Status");
+}
+
+#[tokio::test]
+async fn refusals() {
+    let dir = Dir::new();
+    for (path, code) in [
+        ("other/console", StatusCode::NOT_FOUND),
+        ("tick/vnc", StatusCode::SERVICE_UNAVAILABLE),
+        ("tick/console?resumeFrom=x", StatusCode::BAD_REQUEST),
+    ] {
+        assert_eq!(refusal(open(&dir, path).await.unwrap_err()).0, code, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_release_cannot_pause() {
+    let links = Links::new(std::path::Path::new("/nonexistent"), mpsc::unbounded_channel().0);
+    let consoles = Consoles { lookup: Arc::new(|_, _| None), links, node: NODE.to_owned() };
+    let request = Request::put(format!("{AT}/tick/pause")).body(Body::empty()).unwrap();
+    let response = router(consoles, &Release::V0_17_0).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "there is no such route");
+}
+
+#[tokio::test]
+async fn pausing_reaches_the_launcher_if_it_can() {
+    let dir = Dir::new();
+    let launcher = FakeLauncher::new(DomainPhase::Running);
+    let _server = launcher.serve(&dir.0);
+    let (routes, links) = routes(&dir);
+    let put = async |what: &str| {
+        let request = Request::put(format!("{AT}/tick/{what}")).body(Body::empty()).unwrap();
+        routes.clone().oneshot(request).await.unwrap()
+    };
+    assert_eq!(put("pause").await.status(), StatusCode::SERVICE_UNAVAILABLE, "it has not been dialled");
+    links.adopt(std::time::Duration::from_secs(10)).await;
+    assert_eq!(put("pause").await.status(), StatusCode::ACCEPTED);
+    assert_eq!(put("unpause").await.status(), StatusCode::ACCEPTED);
+    assert_eq!(launcher.calls(), ["pause", "unpause"]);
+}
+
+#[tokio::test]
+async fn an_old_launcher_that_cannot_pause_is_named() {
+    let dir = Dir::new();
+    let launcher = FakeLauncher { capabilities: Vec::new(), ..FakeLauncher::new(DomainPhase::Running) };
+    let _server = launcher.serve(&dir.0);
+    let (routes, links) = routes(&dir);
+    links.adopt(std::time::Duration::from_secs(10)).await;
+    let request = Request::put(format!("{AT}/tick/pause")).body(Body::empty()).unwrap();
+    let response = routes.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let status: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(status["message"], "the launcher (release v0.17.0) can't pause");
+}
