@@ -17,6 +17,6 @@ pub mod metrics;
 pub mod refusal;
 pub mod reporters;
 pub mod run;
-mod server;
+pub mod server;
 pub mod session;
 pub mod watch;

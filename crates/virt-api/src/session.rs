@@ -52,6 +52,14 @@ pub struct Found {
     uid: String,
 }
 
+/// Whether there is a stream to be had at all, before anybody's session is disturbed for it.
+pub async fn check(app: &App, request: &StreamRequest) -> Result<(), Refusal> {
+    let vmi = app.cluster.vmi(&request.namespace, &request.name).await;
+    let vmi = vmi.map_err(|error| Refusal::internal(error.to_string()))?;
+    let vmi = vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(&request.name)))?;
+    instance::stream_node(&vmi, request.stream).map(drop)
+}
+
 /// Opens a stream for a client that waits for an answer.
 pub async fn open(app: &App, request: &StreamRequest) -> Result<Found, OpenError> {
     find(app, request, None, OPEN_LIMIT).await

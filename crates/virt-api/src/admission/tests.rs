@@ -196,3 +196,15 @@ fn a_replica_set_that_exists_stays_changeable_behind_a_closed_gate() {
     let verdict = ask_as(Hook::ReplicaSetValidate, PLAIN_USER, change, Release::V0_18_0, Release::V0_17_0);
     assert_eq!(refused(verdict), "admitted");
 }
+
+#[test]
+fn a_gate_that_closed_again_keeps_no_vm_from_starting() {
+    let mut spec = works();
+    spec["evictionStrategy"] = json!("LiveMigrate");
+    let create = |user| {
+        let object = (vmi(spec.clone(), json!({})), Value::Null);
+        refused(ask_as(Hook::VmiValidateCreate, user, object, Release::V0_18_0, Release::V0_17_0))
+    };
+    assert!(create(PLAIN_USER).starts_with("422 spec.evictionStrategy: Forbidden: evictionStrategy is new"));
+    assert_eq!(create(CONTROLLER), "admitted");
+}

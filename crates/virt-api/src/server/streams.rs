@@ -46,6 +46,7 @@ pub async fn open(
     };
     let streams = parts.extensions.get::<StreamTracker>().cloned();
     let streams = streams.ok_or_else(|| Refusal::internal("no one keeps count of streams here"))?;
+    session::check(&app, &wanted).await?;
     let mut request = Request::from_parts(parts, body);
     let upgrade =
         Upgrade::from_request(&mut request).map_err(|error| Refusal::bad_request(error.to_string()))?;

@@ -1,0 +1,113 @@
+//! A console through virt-api, over real TLS and real websockets: who gets one, and what becomes of
+//! it when virt-handler is killed behind it.
+
+mod world;
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use http::StatusCode;
+use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::websocket::{DialError, WebSocket};
+use kubevirt_types::Release;
+use tokio_tungstenite::tungstenite::Message;
+use world::guest::Guest;
+use world::handler::Handler;
+use world::{HANDLERS, World};
+
+const CONSOLE: &str = "/apis/subresources.kubevirt.io/v1/namespaces/ns/virtualmachineinstances/a/console";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Reads until `last` is in `text`, or the peer says goodbye. Returns the close code.
+async fn read_until(console: &mut WebSocket, text: &mut String, last: &str) -> Option<u16> {
+    let read = async {
+        while !text.contains(last) {
+            match console.next().await.expect("a close frame comes before the end").unwrap() {
+                Message::Binary(data) => text.push_str(std::str::from_utf8(&data).unwrap()),
+                Message::Close(frame) => return Some(frame.map_or(1005, |frame| frame.code.into())),
+                Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Frame(_) => {}
+            }
+        }
+        None
+    };
+    tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("no {last:?} in time"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_outlives_its_virt_handler_without_losing_a_byte() {
+    let port = std::net::TcpListener::bind((HANDLERS[0], 0)).unwrap().local_addr().unwrap().port();
+    let world = World::start(Release::V0_18_0, port).await;
+    let guest = Guest::new();
+    let older = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    let newer = Handler::start(HANDLERS[1], older.port, &world.own_ca, guest.clone()).await;
+    guest.say("booting, which nobody sees\n");
+
+    let (mut console, headers) = world.dial("jane", CONSOLE).await.unwrap();
+    assert_eq!(headers[OFFSET_HEADER], "27");
+    let mut seen = String::new();
+    let mut expected = String::new();
+    let mut tick = |n: u32| {
+        let line = format!("tick {n}\n");
+        guest.say(&line);
+        expected.push_str(&line);
+    };
+    (0..20_000).for_each(&mut tick);
+    assert_eq!(read_until(&mut console, &mut seen, "tick 50\n").await, None);
+    // The newest virt-handler carries it. Nobody says goodbye.
+    newer.kill();
+    (20_000..25_000).for_each(&mut tick);
+    assert_eq!(read_until(&mut console, &mut seen, "tick 24999\n").await, None);
+    assert_eq!(seen, expected);
+
+    console.send(Message::binary(b"ls\n".to_vec())).await.unwrap();
+    guest.say("$ ");
+    assert_eq!(read_until(&mut console, &mut seen, "$ ").await, None);
+    let typed = async {
+        while guest.typed() != b"ls\n" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, typed).await.unwrap();
+
+    guest.say("power off\n");
+    guest.power_off();
+    assert_eq!(read_until(&mut console, &mut seen, "never").await, Some(1000));
+    assert!(seen.ends_with("power off\n"));
+    older.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_and_what_does_not_run_is_refused_in_words() {
+    let world = World::start(Release::V0_17_0, 1).await;
+    let refused = |user: &'static str, path: String| {
+        let world = &world;
+        async move {
+            match world.dial(user, &path).await.unwrap_err() {
+                DialError::Refused { status, body, .. } => {
+                    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    (status, body["message"].as_str().unwrap().to_owned())
+                }
+                other => panic!("{other}"),
+            }
+        }
+    };
+    let (status, message) = refused("joe", CONSOLE.into()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        message,
+        "virtualmachineinstances.subresources.kubevirt.io \"a\" is forbidden: User \"joe\" cannot get resource \"virtualmachineinstances/console\" in API group \"subresources.kubevirt.io\" in the namespace \"ns\": the story says so"
+    );
+    let (status, message) = refused("jane", CONSOLE.replace("/a/", "/starting/")).await;
+    assert_eq!((status, message.as_str()), (StatusCode::BAD_REQUEST, "VMI is not running"));
+    let (status, message) = refused("jane", CONSOLE.replace("/a/", "/missing/")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(message, "virtualmachineinstance.kubevirt.io \"missing\" not found");
+    let (status, _) = refused("jane", CONSOLE.replace("console", "pause")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, message) = refused("jane", format!("{CONSOLE}?session=a%20b")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{message}");
+    let (status, message) = refused("jane", CONSOLE.to_owned()).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{message}");
+    assert!(world.lets_nobody_in().await);
+    world.shutdown.start();
+}

@@ -1,0 +1,74 @@
+//! A virt-handler that can be killed: it runs in a runtime of its own, which goes without a word.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{Query, Request, State};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Extension, Router};
+use http::HeaderValue;
+use kubevirt_runtime::serve::{Server, StreamTracker};
+use kubevirt_runtime::shutdown::Shutdown;
+use kubevirt_runtime::tls::{ClientAuth, Peers, ServerTls};
+use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::relay::relay;
+use kubevirt_stream::websocket::Upgrade;
+use kubevirt_types::labels::{CN_HANDLER_CLIENT, CN_HANDLER_SERVER};
+use serde::Deserialize;
+
+use super::certificates::Authority;
+use super::guest::Guest;
+
+pub struct Handler {
+    runtime: tokio::runtime::Runtime,
+    pub port: u16,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked {
+    session: String,
+    resume_from: Option<u64>,
+}
+
+impl Handler {
+    /// Starts one at this address; port 0 takes any.
+    pub async fn start(ip: IpAddr, port: u16, ca: &Authority, guest: Guest) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let peers = Peers { ca_pem: ca.pem().into_bytes(), common_names: vec![CN_HANDLER_CLIENT.into()] };
+        let tls = ServerTls::new(ClientAuth::Required(peers));
+        let (cert, key) = ca.issue(CN_HANDLER_SERVER);
+        tls.set_identity(&cert, &key).unwrap();
+        let bound = runtime.spawn(Server::bind(SocketAddr::new(ip, port), tls)).await.unwrap().unwrap();
+        let port = bound.local_addr().unwrap().port();
+        let path = "/v1/namespaces/ns/virtualmachineinstances/a/console";
+        let router = Router::new().route(path, get(console)).with_state(guest);
+        runtime.spawn(async move { bound.serve(router, &Shutdown::new()).await });
+        Self { runtime, port }
+    }
+
+    /// Ends it at once; its connections just break.
+    pub fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+async fn console(
+    State(guest): State<Guest>,
+    Query(asked): Query<Asked>,
+    Extension(streams): Extension<StreamTracker>,
+    mut request: Request,
+) -> Response {
+    assert!(!asked.session.is_empty());
+    let upgrade = Upgrade::from_request(&mut request).unwrap();
+    let mut response: Response = upgrade.response();
+    let position = guest.position(asked.resume_from);
+    response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(position));
+    let stop = streams.stop().clone();
+    streams.spawn(async move {
+        let websocket = upgrade.websocket().await.unwrap();
+        relay(websocket, guest.attach(position), &stop).await;
+    });
+    response
+}
