@@ -78,7 +78,8 @@ impl Operator {
         let wanted = status(observed, &plan, now);
         let had = observed.kubevirt.as_ref().and_then(|kubevirt| kubevirt.status.clone());
         let current = cluster.kubevirt().and_then(|kubevirt| kubevirt.status.clone());
-        let moves = alive && had == current && current.as_ref() != Some(&wanted);
+        let moves =
+            alive && observed.kubevirt.is_some() && had == current && current.as_ref() != Some(&wanted);
         if moves {
             cluster.write_status(wanted);
         }
@@ -108,13 +109,7 @@ impl Operator {
         let mut quiet = 0;
         let mut last = None;
         for _ in 0..seconds {
-            let due = self.planned_at.is_none_or(|(version, at)| {
-                version != cluster.version() || cluster.now().duration_since(at) >= PERIOD
-            });
-            if due {
-                let before = cluster.version();
-                self.planned_at = Some((before, cluster.now()));
-                let outcome = self.reconcile(cluster, usize::MAX)?;
+            if let Some(outcome) = self.second(cluster)? {
                 let over = !outcome.changed
                     && (outcome.plan.stage == Stage::Settled
                         || outcome.plan.stage == Stage::Blocked
@@ -134,6 +129,31 @@ impl Operator {
             Some(plan) => Err(format!("not quiet after {seconds} s: {:?} {}", plan.direction, plan.stage)),
             None => Err("no plan".to_owned()),
         }
+    }
+
+    /// A run of the loop, if one is due: something has changed, or it is time to look again.
+    fn second(&mut self, cluster: &mut Cluster) -> Result<Option<Outcome>, String> {
+        let due = self.planned_at.is_none_or(|(version, at)| {
+            version != cluster.version() || cluster.now().duration_since(at) >= PERIOD
+        });
+        if !due {
+            return Ok(None);
+        }
+        self.planned_at = Some((cluster.version(), cluster.now()));
+        self.reconcile(cluster, usize::MAX).map(Some)
+    }
+
+    /// Works for so many seconds.
+    ///
+    /// # Errors
+    /// What was broken, in words.
+    pub fn run(&mut self, cluster: &mut Cluster, seconds: usize) -> Result<(), String> {
+        for _ in 0..seconds {
+            self.second(cluster)?;
+            cluster.tick();
+            self.watch(cluster)?;
+        }
+        Ok(())
     }
 
     /// Runs until so many steps are written in all, then stops in the middle of whatever it did. Whether it got

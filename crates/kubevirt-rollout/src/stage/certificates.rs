@@ -16,6 +16,7 @@ use crate::context::{Outcome, View, inject_ca, is_managed, unchanged};
 use crate::drift::{as_manifest, is_subset};
 use crate::duration;
 use crate::observed::{CaCertificate, Certificate, CertificateContent, Handle};
+use crate::order::{Class, class};
 use crate::step::{Precondition, Step, Usage};
 use crate::waiting::WaitingOn;
 
@@ -185,7 +186,12 @@ fn publish(view: View<'_>, bundle: &[CaCertificate], outcome: &mut Outcome) {
 /// Writes the bundle into everything that is registered already, whatever release it is of.
 fn inject(view: View<'_>, outcome: &mut Outcome) {
     let Some(ca) = view.ca_bundle() else { return };
-    for live in view.observed.objects.values().filter(|live| is_managed(live)) {
+    let registered = view.observed.objects.iter().filter(|(key, live)| {
+        let trusts =
+            matches!(class(key), Class::ApiWebhook | Class::ApiService) || live.get("webhooks").is_some();
+        trusts && is_managed(live)
+    });
+    for (_, live) in registered {
         let mut body = as_manifest(live);
         inject_ca(&mut body, &ca);
         if !is_subset(&body, live) {

@@ -1,0 +1,65 @@
+//! What every road needs: a cluster with an installation, and how to look at it.
+#![allow(dead_code)]
+
+use kubevirt_rollout::{Direction, Plan, Stage};
+use kubevirt_sim::{Cluster, Operator};
+use kubevirt_types::Release;
+
+/// No road takes more seconds than this.
+const BOUND: usize = 1200;
+
+pub fn settle(operator: &mut Operator, cluster: &mut Cluster) -> Plan {
+    match operator.settle(cluster, BOUND) {
+        Ok(plan) => plan,
+        Err(broken) => panic!("{broken}\nlast writes:\n{}", tail(cluster)),
+    }
+}
+
+pub fn tail(cluster: &Cluster) -> String {
+    cluster.log[cluster.log.len().saturating_sub(25)..].join("\n")
+}
+
+/// Everything serves in this release and the status says so.
+pub fn assert_at(cluster: &Cluster, release: &Release) {
+    let status = cluster.kubevirt().unwrap().status.clone().unwrap();
+    assert_eq!(status.observed_kube_virt_version, Some(release.to_string()), "{status:#?}");
+    assert_eq!(status.observed_deployment_id, status.target_deployment_id);
+    let nodes = cluster.observe().nodes.len();
+    for (component, count) in [("virt-api", 2), ("virt-controller", 2), ("virt-handler", nodes)] {
+        assert_eq!(cluster.serving(component, release), count, "{component}");
+    }
+}
+
+/// A cluster of three nodes with an installation, and nothing left to do.
+pub fn installed(release: Release) -> (Operator, Cluster) {
+    installed_on(3, release, 1)
+}
+
+pub fn installed_on(nodes: usize, release: Release, seed: u64) -> (Operator, Cluster) {
+    let mut cluster = Cluster::new(nodes, release.clone(), seed);
+    let mut operator = Operator::default();
+    let plan = settle(&mut operator, &mut cluster);
+    assert_eq!((plan.direction, plan.stage), (Direction::Steady, Stage::Settled), "{plan:#?}");
+    assert!(plan.steps.is_empty());
+    (operator, cluster)
+}
+
+/// Status and message of a condition.
+pub fn condition(cluster: &Cluster, type_: &str) -> (String, String) {
+    let status = cluster.kubevirt().unwrap().status.clone().unwrap();
+    let condition = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
+    (format!("{:?}", condition.status), condition.message.clone().unwrap_or_default())
+}
+
+/// Two clusters hold the same, but for what is a cluster's own: its CA.
+pub fn same(a: &Cluster, b: &Cluster) {
+    let keys = |cluster: &Cluster| cluster.contents().into_keys().collect::<Vec<_>>();
+    assert_eq!(keys(a), keys(b));
+    let others = b.contents();
+    for (key, live) in a.contents() {
+        let parts = ["/rules", "/subjects", "/spec/versions", "/spec/template"];
+        for part in parts {
+            assert_eq!(live.pointer(part), others[&key].pointer(part), "{key} {part}");
+        }
+    }
+}
