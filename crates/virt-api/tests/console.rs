@@ -1,6 +1,8 @@
 //! A console through virt-api, over real TLS and real websockets: who gets one, and what becomes of
 //! it when virt-handler is killed behind it.
 
+#![allow(clippy::unwrap_used)]
+
 mod world;
 
 use std::time::Duration;

@@ -8,8 +8,8 @@ use kubevirt_types::vmi::{Cpu, DomainSpec};
 use super::plain_word;
 use crate::admission::field::{Findings, Path};
 
-/// Machine types that virt-launcher's QEMU offers.
-const MACHINE_TYPES: [&str; 2] = ["q35", "pc"];
+/// Machine types that virt-launcher's QEMU offers: the newest of each, or a version of it.
+const MACHINE_TYPES: [&str; 4] = ["q35", "pc", "pc-q35-<version>", "pc-i440fx-<version>"];
 /// What QEMU's q35 takes at most.
 const MAX_VCPUS: u64 = 288;
 /// Resources that a launcher pod may ask for.
@@ -22,11 +22,18 @@ pub fn validate(domain: &DomainSpec, at: &Path, findings: &mut Findings) {
     }
     if let Some(machine) = domain.machine.as_ref().and_then(|m| m.type_.as_deref())
         && !machine.is_empty()
-        && !MACHINE_TYPES.contains(&machine)
+        && !is_machine_type(machine)
     {
         findings.unsupported(&at.field("machine").field("type"), machine, &MACHINE_TYPES);
     }
     validate_memory(domain, at, findings);
+}
+
+fn is_machine_type(machine: &str) -> bool {
+    let version = machine.strip_prefix("pc-q35-").or_else(|| machine.strip_prefix("pc-i440fx-"));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+    ["q35", "pc"].contains(&machine)
+        || version.and_then(|v| v.split_once('.')).is_some_and(|(a, b)| is_number(a) && is_number(b))
 }
 
 fn validate_cpu(cpu: &Cpu, at: &Path, findings: &mut Findings) {
@@ -83,7 +90,7 @@ fn validate_memory(domain: &DomainSpec, at: &Path, findings: &mut Findings) {
         let why = format!("must be less than or equal to the memory limit {}", limits["memory"]);
         findings.invalid(&guest_at, &guest.0, why);
     }
-    if guest.is_none() && !requests.contains_key("memory") {
+    if guest.is_none() && !requests.contains_key("memory") && !limits.contains_key("memory") {
         findings.required(&guest_at, "the guest's memory, such as 96Mi (or resources.requests.memory)");
     }
 }

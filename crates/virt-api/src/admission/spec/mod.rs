@@ -50,9 +50,11 @@ fn dns_label(name: &str, at: &Path, findings: &mut Findings) {
 /// A text that goes to QEMU inside an option, where a comma or blank would start another one.
 fn plain_word(text: &str, at: &Path, findings: &mut Findings) {
     let fits = (1..=64).contains(&text.len())
-        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.+".contains(&c));
+        && !text.starts_with(['-', '.'])
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
     if !fits {
-        findings.invalid(at, text, "must be at most 64 letters, digits, '-', '_', '.' and '+'");
+        let why = "must be at most 64 letters, digits, '-', '_' and '.', and start with none of '-' and '.'";
+        findings.invalid(at, text, why);
     }
 }
 

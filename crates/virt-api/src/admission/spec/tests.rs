@@ -45,7 +45,10 @@ fn what_works_is_admitted() {
     assert!(found(with("", json!(null))).is_empty());
     assert!(found(json!({"domain": {"resources": {"requests": {"memory": "64Mi"}}}})).is_empty());
     assert!(found(with("/domain/devices/disks/0/disk/bus", json!("sata"))).is_empty());
-    assert!(found(with("/domain/machine/type", json!("pc"))).is_empty());
+    for machine in ["pc", "pc-q35-7.2", "pc-i440fx-7.2"] {
+        assert!(found(with("/domain/machine/type", json!(machine))).is_empty(), "{machine}");
+    }
+    assert!(found(json!({"domain": {"resources": {"limits": {"memory": "64Mi"}}}})).is_empty());
     assert!(found(with("/domain/cpu/cores", json!(4))).is_empty());
 }
 
@@ -98,14 +101,14 @@ fn what_does_not_is_named_with_what_is_allowed() {
             "/domain/cpu/model",
             json!("max,+vmx"),
             vec![
-                r#"spec.domain.cpu.model: Invalid value: "max,+vmx": must be at most 64 letters, digits, '-', '_', '.' and '+'"#
+                r#"spec.domain.cpu.model: Invalid value: "max,+vmx": must be at most 64 letters, digits, '-', '_' and '.', and start with none of '-' and '.'"#
                     .into(),
             ],
         ),
         (
             "/domain/machine/type",
             json!("virt"),
-            vec![r#"spec.domain.machine.type: Unsupported value: "virt": supported values: "q35", "pc""#.into()],
+            vec![r#"spec.domain.machine.type: Unsupported value: "virt": supported values: "q35", "pc", "pc-q35-<version>", "pc-i440fx-<version>""#.into()],
         ),
         (
             "/domain/firmware/uuid",
