@@ -1,1 +1,219 @@
+//! Relays over pipes in memory, on a paused clock.
 
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::{Instant, sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_util::sync::CancellationToken;
+
+use super::{Close, Leg, LegEnd, RelayEnd, WebsocketsEnd, pump, relay, relay_websockets};
+use crate::websocket::config;
+
+type Socket = WebSocketStream<DuplexStream>;
+
+/// A client and a server that are connected; the pipe holds `capacity` bytes each way.
+async fn sockets(capacity: usize) -> (Socket, Socket) {
+    let (near, far) = tokio::io::duplex(capacity);
+    (
+        WebSocketStream::from_raw_socket(near, Role::Client, Some(config())).await,
+        WebSocketStream::from_raw_socket(far, Role::Server, Some(config())).await,
+    )
+}
+
+/// Bytes that tell their place.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+/// Reads binary frames up to the close frame.
+async fn read_to_close(socket: &mut Socket) -> (Vec<u8>, Option<Close>) {
+    let mut data = Vec::new();
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Binary(frame))) => data.extend_from_slice(&frame),
+            Some(Ok(Message::Close(frame))) => {
+                let close = Close::from_frame(frame);
+                let flushed = socket.next().await;
+                assert!(!matches!(flushed, Some(Ok(_))), "{flushed:?}");
+                return (data, Some(close));
+            }
+            Some(Ok(_)) => (),
+            Some(Err(_)) | None => return (data, None),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_arrives_once_and_the_end_is_1000() {
+    let (mut client, server) = sockets(8 * 1024).await;
+    let (near, mut guest) = tokio::io::duplex(4 * 1024);
+    let stop = CancellationToken::new();
+    let relaying = tokio::spawn(async move { relay(server, near, &stop).await });
+    let sent = pattern(3 * 1024 * 1024);
+    let said = sent.clone();
+    let guest = tokio::spawn(async move {
+        guest.write_all(&said).await.unwrap();
+        let mut typed = [0; 3];
+        guest.read_exact(&mut typed).await.unwrap();
+        typed
+    });
+    client.send(Message::text("no data")).await.unwrap();
+    client.send(Message::binary(b"ls\r".to_vec())).await.unwrap();
+    let (received, close) = read_to_close(&mut client).await;
+    assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+    assert_eq!(close, Some(Close::normal()));
+    assert_eq!(&guest.await.unwrap(), b"ls\r");
+    assert!(matches!(relaying.await.unwrap(), RelayEnd::StreamEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_stops_the_writer_instead_of_filling_memory() {
+    let (mut client, server) = sockets(1024).await;
+    let (near, mut guest) = tokio::io::duplex(1024);
+    let stop = CancellationToken::new();
+    tokio::spawn(async move { relay(server, near, &stop).await });
+    let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = taken.clone();
+    let sent = pattern(1024 * 1024);
+    let said = sent.clone();
+    tokio::spawn(async move {
+        for chunk in said.chunks(1024) {
+            guest.write_all(chunk).await.unwrap();
+            counter.fetch_add(chunk.len(), std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    sleep(Duration::from_secs(60)).await;
+    let taken = taken.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(taken < 128 * 1024, "{taken} bytes were taken while nobody read");
+    let (received, close) = read_to_close(&mut client).await;
+    assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+    assert_eq!(close, Some(Close::normal()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_peer_is_pinged_every_ten_seconds() {
+    let (mut client, server) = sockets(1024).await;
+    let (near, _guest) = tokio::io::duplex(1024);
+    let stop = CancellationToken::new();
+    tokio::spawn(async move { relay(server, near, &stop).await });
+    let started = Instant::now();
+    for tick in 1..4 {
+        assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+        assert_eq!(started.elapsed().as_secs(), tick * 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_ends_the_stream() {
+    let (mut client, server) = sockets(1024).await;
+    let (near, mut guest) = tokio::io::duplex(1024);
+    let stop = CancellationToken::new();
+    let relaying = tokio::spawn(async move { relay(server, near, &stop).await });
+    client.send(Message::binary(b"exit\r".to_vec())).await.unwrap();
+    client.close(None).await.unwrap();
+    let mut typed = Vec::new();
+    guest.read_to_end(&mut typed).await.unwrap();
+    assert_eq!(typed, b"exit\r");
+    assert_eq!(read_to_close(&mut client).await.0, b"");
+    assert!(matches!(relaying.await.unwrap(), RelayEnd::PeerClosed(Close { code: 1005, .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_said_before_it_went_is_delivered() {
+    let (mut client, server) = sockets(64 * 1024).await;
+    let (near, mut guest) = tokio::io::duplex(64 * 1024);
+    guest.write_all(b"power down").await.unwrap();
+    drop(guest);
+    // Keys go nowhere any more.
+    client.send(Message::binary(b"ls".to_vec())).await.unwrap();
+    let stop = CancellationToken::new();
+    let relaying = tokio::spawn(async move { relay(server, near, &stop).await });
+    assert_eq!(read_to_close(&mut client).await, (b"power down".to_vec(), Some(Close::normal())));
+    assert!(matches!(relaying.await.unwrap(), RelayEnd::StreamEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_said_with_1001() {
+    let (mut client, server) = sockets(1024).await;
+    let (near, _guest) = tokio::io::duplex(1024);
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let relaying = tokio::spawn(async move { relay(server, near, &token).await });
+    stop.cancel();
+    assert_eq!(read_to_close(&mut client).await.1, Some(Close::going_away()));
+    assert!(matches!(relaying.await.unwrap(), RelayEnd::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_websockets_carry_data_once_and_close_codes_through() {
+    let (mut person, client) = sockets(2 * 1024).await;
+    let (server, mut machine) = sockets(2 * 1024).await;
+    let stop = CancellationToken::new();
+    let relaying = tokio::spawn(async move { relay_websockets(client, server, &stop).await });
+    let sent = pattern(512 * 1024);
+    let said = sent.clone();
+    let machine = tokio::spawn(async move {
+        assert_eq!(machine.next().await.unwrap().unwrap(), Message::binary(b"ls".to_vec()));
+        for chunk in said.chunks(10_000) {
+            machine.send(Message::binary(chunk.to_vec())).await.unwrap();
+        }
+        let bye = Close { code: 1011, reason: "the guest is gone".into() };
+        machine.send(Message::Close(bye.into_frame())).await.unwrap();
+        read_to_close(&mut machine).await
+    });
+    person.send(Message::binary(b"ls".to_vec())).await.unwrap();
+    let (received, close) = read_to_close(&mut person).await;
+    assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+    assert_eq!(close, Some(Close { code: 1011, reason: "the guest is gone".into() }));
+    machine.await.unwrap();
+    let end = relaying.await.unwrap();
+    assert!(
+        matches!(end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Closed(Close { code: 1011, .. }))),
+        "{end:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_leg_is_pinged_and_its_pings_end_with_it() {
+    let (mut person, client) = sockets(1024).await;
+    let (server, mut machine) = sockets(1024).await;
+    let stop = CancellationToken::new();
+    tokio::spawn(async move { relay_websockets(client, server, &stop).await });
+    person.send(Message::Ping(b"mine".as_slice().into())).await.unwrap();
+    assert_eq!(person.next().await.unwrap().unwrap(), Message::Pong(b"mine".as_slice().into()));
+    let (one, two) = tokio::join!(person.next(), machine.next());
+    assert!(matches!(one, Some(Ok(Message::Ping(_)))), "{one:?}");
+    assert!(matches!(&two, Some(Ok(Message::Ping(data))) if data.as_ref() == b"keep alive"), "{two:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_goes_on_with_another_server_where_the_first_was_lost() {
+    let (mut person, mut client) = sockets(64 * 1024).await;
+    let (mut first, mut first_machine) = sockets(64 * 1024).await;
+    let stop = CancellationToken::new();
+    let mut delivered = 0;
+    first_machine.send(Message::binary(b"tick 1\n".to_vec())).await.unwrap();
+    drop(first_machine);
+    let end = pump(&mut client, &mut first, &mut delivered, &stop).await;
+    assert!(matches!(end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(_))), "{end:?}");
+    assert_eq!(delivered, 7);
+    let (mut second, mut second_machine) = sockets(64 * 1024).await;
+    second_machine.send(Message::binary(b"tick 2\n".to_vec())).await.unwrap();
+    second_machine.send(Message::Close(Close::normal().into_frame())).await.unwrap();
+    pump(&mut client, &mut second, &mut delivered, &stop).await;
+    assert_eq!(delivered, 14);
+    super::send_close(&mut client, Close::normal()).await;
+    drop(client);
+    assert_eq!(read_to_close(&mut person).await, (b"tick 1\ntick 2\n".to_vec(), Some(Close::normal())));
+}
+
+#[test]
+fn reasons_are_cut_where_a_character_ends() {
+    let frame = Close::internal_error("ü".repeat(100)).into_frame().unwrap();
+    assert_eq!(frame.reason.as_str(), "ü".repeat(61));
+    assert_eq!(Close { code: 1005, reason: String::new() }.into_frame(), None);
+}
