@@ -99,5 +99,5 @@ impl Strategy {
 
 /// The state of virt-handler's rollout, for those who show it.
 pub(crate) fn observe(context: &Context<'_>) -> Canary {
-    Canary::of(context, &context.progress(Component::Handler))
+    Canary::of(context, context.progress(Component::Handler))
 }

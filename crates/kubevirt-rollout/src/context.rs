@@ -3,7 +3,7 @@
 //! Owns the derived facts: which releases are in play, which way the change goes, whether everything has
 //! rolled. Never produces a step that a stage didn't ask for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -39,6 +39,7 @@ pub(crate) struct Context<'a> {
     /// The manifest sets of every other release in play, the observed one first.
     pub old: Vec<&'a ManifestSet>,
     pub direction: Direction,
+    progress: BTreeMap<Component, Progress<'a>>,
 }
 
 /// What one stage comes to. It is over when it has neither steps nor anything to wait for.
@@ -126,7 +127,11 @@ impl<'a> View<'a> {
 impl<'a> Context<'a> {
     /// Puts the facts together.
     pub fn new(view: View<'a>, target: &'a ManifestSet) -> Self {
-        let direction = direction(view, target);
+        let progress: BTreeMap<Component, Progress<'a>> = Component::ALL
+            .into_iter()
+            .map(|component| (component, Progress::of(view, target, component)))
+            .collect();
+        let direction = direction(view, target, progress.values());
         let id = target.config.id();
         let observed_id = view.status().and_then(|status| status.observed_deployment_id.as_deref());
         let live: BTreeSet<Release> = live_releases(view).into_iter().map(|(_, release)| release).collect();
@@ -140,12 +145,12 @@ impl<'a> Context<'a> {
             })
             .collect();
         old.sort_by_key(|(other, _)| Some(*other) != observed_id);
-        Self { view, target, old: old.into_iter().map(|(_, set)| set).collect(), direction }
+        Self { view, target, old: old.into_iter().map(|(_, set)| set).collect(), direction, progress }
     }
 
     /// A component's progress towards the target.
-    pub fn progress(&self, component: Component) -> Progress<'a> {
-        Progress::of(self, component)
+    pub fn progress(&self, component: Component) -> &Progress<'a> {
+        &self.progress[&component]
     }
 
     /// Whether every pod that acts is the target's, and no workload makes others (I7, I8).
@@ -240,7 +245,11 @@ fn live_releases(view: View<'_>) -> Vec<(Component, Release)> {
 
 /// Which way a change goes. What lives counts, not only what was observed, because a target may change at any
 /// moment. Where both newer and older releases live, virt-api decides: it is never newer than the slowest.
-fn direction(view: View<'_>, target: &ManifestSet) -> Direction {
+fn direction<'a>(
+    view: View<'_>,
+    target: &ManifestSet,
+    mut progress: impl Iterator<Item = &'a Progress<'a>>,
+) -> Direction {
     let wanted = &target.config.release;
     let status = view.status();
     let observed: Option<Release> =
@@ -258,24 +267,13 @@ fn direction(view: View<'_>, target: &ManifestSet) -> Direction {
             let observed_id = status.and_then(|status| status.observed_deployment_id.as_deref());
             match observed_id {
                 None => Direction::Install,
-                Some(observed) if observed == target.config.id() && !anything_rolls(view, target) => {
+                Some(observed) if observed == target.config.id() && !progress.any(Progress::rolls) => {
                     Direction::Steady
                 }
                 Some(_) => Direction::SameVersion,
             }
         }
     }
-}
-
-/// Whether a workload that exists, or a pod that acts, is of another template than the target's.
-fn anything_rolls(view: View<'_>, target: &ManifestSet) -> bool {
-    Component::ALL.into_iter().any(|component| {
-        let wanted = target.get(&component.key(view.namespace())).and_then(template_hash);
-        let object = view.live(&component.key(view.namespace()));
-        let object_differs = object.is_some_and(|live| live_template_hash(live) != wanted.as_deref());
-        object_differs
-            || view.acting(component).any(|pod| pod.deleting_since.is_none() && pod.template_hash != wanted)
-    })
 }
 
 /// The hash of a workload manifest's pod template.

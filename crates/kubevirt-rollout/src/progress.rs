@@ -1,9 +1,9 @@
 //! How far a component is on its way to the target's pods.
 
-use jiff::SignedDuration;
+use kubevirt_manifests::ManifestSet;
 use serde_json::Value;
 
-use crate::context::{Context, live_template_hash, template_hash};
+use crate::context::{View, live_template_hash, template_hash};
 use crate::observed::Pod;
 use crate::order::Component;
 use crate::waiting::WaitingOn;
@@ -45,10 +45,9 @@ pub(crate) struct Cause {
 }
 
 impl<'a> Progress<'a> {
-    pub fn of(context: &Context<'a>, component: Component) -> Self {
-        let view = context.view;
+    pub fn of(view: View<'a>, target: &ManifestSet, component: Component) -> Self {
         let key = component.key(view.namespace());
-        let manifest = context.target.get(&key);
+        let manifest = target.get(&key);
         let hash = manifest.and_then(template_hash);
         let live = view.live(&key);
         let number = |pointer: &str| live.and_then(|live| live.pointer(pointer)).and_then(Value::as_u64);
@@ -76,7 +75,7 @@ impl<'a> Progress<'a> {
                 }
             }
         }
-        let cause = starting.iter().find_map(|pod| cause(pod, view.now.duration_since(pod.created), context));
+        let cause = starting.iter().find_map(|pod| cause(pod, view));
         Self {
             component,
             object_current: live.is_some_and(|live| live_template_hash(live) == hash.as_deref()),
@@ -89,6 +88,11 @@ impl<'a> Progress<'a> {
             outdated_acting,
             cause,
         }
+    }
+
+    /// Whether a workload that exists, or a pod, is of another template than the target's.
+    pub fn rolls(&self) -> bool {
+        !(self.object_absent || self.object_current) || !self.outdated.is_empty()
     }
 
     /// Whether every wanted pod is the target's and serves.
@@ -109,8 +113,9 @@ impl<'a> Progress<'a> {
 }
 
 /// Why this pod doesn't get Ready; none while it may just take its time.
-fn cause(pod: &Pod, age: SignedDuration, context: &Context<'_>) -> Option<Cause> {
-    let late = age > context.view.policy.pod_deadline;
+fn cause(pod: &Pod, view: View<'_>) -> Option<Cause> {
+    let deadline = view.policy.pod_deadline;
+    let late = view.now.duration_since(pod.created) > deadline;
     let what = match &pod.trouble {
         Some(trouble) if trouble.crashes() || trouble.image_missing() || late => {
             let container =
@@ -121,7 +126,7 @@ fn cause(pod: &Pod, age: SignedDuration, context: &Context<'_>) -> Option<Cause>
         }
         Some(_) | None if pod.restarts >= CRASHES => "its container keeps crashing".to_owned(),
         Some(_) | None if late => {
-            format!("not Ready for more than {} s", context.view.policy.pod_deadline.as_secs())
+            format!("not Ready for more than {} s", deadline.as_secs())
         }
         Some(_) | None => return None,
     };

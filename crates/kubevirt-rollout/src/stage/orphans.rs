@@ -13,7 +13,7 @@ pub(crate) fn delete(context: &Context<'_>) -> Outcome {
     if !context.handed_over() {
         let pods = Component::ALL
             .into_iter()
-            .flat_map(|component| context.progress(component).outdated_acting)
+            .flat_map(|component| &context.progress(component).outdated_acting)
             .map(|pod| pod.name.clone())
             .collect();
         return WaitingOn::OldPods { pods }.into();

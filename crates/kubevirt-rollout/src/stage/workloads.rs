@@ -13,7 +13,7 @@ pub(crate) fn handlers(context: &Context<'_>) -> Outcome {
         return outcome;
     };
     let mut manifest = with_template_hash(manifest);
-    Canary::strategy(context, &progress).write(&mut manifest.body, context);
+    Canary::strategy(context, progress).write(&mut manifest.body, context);
     context.view.ensure(&manifest.rehashed(), &mut outcome);
     if !progress.rolled() {
         let canary = match canary::observe(context) {
