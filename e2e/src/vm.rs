@@ -164,7 +164,7 @@ impl Vms {
             pod_uid: pod.uid().unwrap_or_default(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
             restarts: statuses.map(|all| all.iter().map(|s| s.restart_count).sum()).unwrap_or_default(),
-            qemu: format!("pid {} since {}", qemu["qemuPid"], qemu["qemuStarted"]),
+            qemu: format!("pid {} since {} ms", qemu["qemuPid"], qemu["qemuStartedUnixMs"]),
         })
     }
 

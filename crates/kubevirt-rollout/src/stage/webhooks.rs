@@ -46,7 +46,7 @@ fn admission<'a>(context: &Context<'a>) -> impl Iterator<Item = &'a Manifest> {
 
 /// Keeps those webhooks of `ours` that `other` has too.
 fn intersect(ours: &mut Value, other: &Value, ours_is_older: bool) {
-    let Some(hooks) = ours["webhooks"].as_array_mut() else { return };
+    let Some(hooks) = ours.get_mut("webhooks").and_then(Value::as_array_mut) else { return };
     let same = |a: &Value, b: &Value| {
         a["name"] == b["name"] && a["clientConfig"]["service"]["path"] == b["clientConfig"]["service"]["path"]
     };
@@ -58,5 +58,24 @@ fn intersect(ours: &mut Value, other: &Value, ours_is_older: bool) {
                 *hook = one.clone();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_webhooks_of_both_stay_and_nothing_is_added_to_what_has_none() {
+        let hook = |name: &str, path: &str| json!({"name": name, "clientConfig": {"service": {"path": path}}});
+        let mut ours = json!({"webhooks": [hook("a", "/a"), hook("b", "/new"), hook("c", "/c")]});
+        intersect(&mut ours, &json!({"webhooks": [hook("a", "/a"), hook("b", "/old")]}), true);
+        assert_eq!(ours, json!({"webhooks": [hook("a", "/a")]}));
+
+        let mut api_service = json!({"spec": {"group": "x"}});
+        intersect(&mut api_service, &json!({"spec": {"group": "x"}}), true);
+        assert_eq!(api_service, json!({"spec": {"group": "x"}}));
     }
 }
