@@ -15,19 +15,32 @@ const DEBOUNCE: Duration = Duration::from_millis(300);
 const WAITING_TICK: Duration = Duration::from_secs(2);
 /// Where all is settled only certificates age.
 const SETTLED_TICK: Duration = Duration::from_secs(10);
-/// After an error the next round isn't hurried by changes.
-const AFTER_ERROR: Duration = Duration::from_secs(2);
+/// After an error the next round isn't hurried by changes; after one more it waits twice as long.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// What doesn't pass in minutes needs somebody, who isn't to wait for us longer than this.
+const AFTER_ERRORS: Duration = Duration::from_secs(30);
 
 /// Reconciles until told to stop. A round that is cut off leaves nothing behind that the next leader
 /// doesn't see: each of its writes is whole or isn't there.
 pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, stop: CancellationToken) {
     tracing::info!("leading");
     stop.run_until_cancelled(async {
+        let mut errors = 0;
         loop {
-            let (pause, tick) = round(&mut reconciler).await;
-            sleep(pause).await;
-            // whichever comes first; a sender that is gone means that the process is ending
-            let _ = timeout(tick, changes.changed()).await;
+            let started = Instant::now();
+            let result = reconciler.reconcile().await;
+            metrics::reconciled(started.elapsed());
+            errors = if result.is_ok() { 0 } else { errors + 1 };
+            match result {
+                Ok(round) => {
+                    // whichever comes first; a sender that is gone means that the process is ending
+                    let _ = timeout(tick(&round), changes.changed()).await;
+                }
+                Err(error) => {
+                    tracing::error!(error = %crate::chain(&error), "reconciling failed, trying again");
+                    sleep(backoff(errors)).await;
+                }
+            }
             sleep(DEBOUNCE).await;
             changes.mark_unchanged();
         }
@@ -36,22 +49,31 @@ pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, 
     tracing::info!("not leading any more");
 }
 
-/// One round, and how long to pause after it, and after how long to look again without a change.
-async fn round(reconciler: &mut Reconciler) -> (Duration, Duration) {
-    let started = Instant::now();
-    let result = reconciler.reconcile().await;
-    metrics::reconciled(started.elapsed());
-    match result {
-        Ok(Round::Behind { waiting_for }) => {
+/// After how long to look again where nothing changes.
+fn tick(round: &Round) -> Duration {
+    match round {
+        Round::Behind { waiting_for } => {
             tracing::debug!(?waiting_for, "the watches are behind");
-            (Duration::ZERO, WAITING_TICK)
+            WAITING_TICK
         }
-        Ok(Round::Settled) => (Duration::ZERO, SETTLED_TICK),
-        Ok(Round::OnTheWay) => (Duration::ZERO, WAITING_TICK),
-        Ok(Round::Again) => (Duration::ZERO, Duration::ZERO),
-        Err(error) => {
-            tracing::error!(error = %crate::chain(&error), "reconciling failed, trying again");
-            (AFTER_ERROR, Duration::ZERO)
-        }
+        Round::Again => Duration::ZERO,
+        Round::OnTheWay => WAITING_TICK,
+        Round::Settled => SETTLED_TICK,
+    }
+}
+
+/// How long to wait after so many errors without a success between them.
+fn backoff(errors: u32) -> Duration {
+    AFTER_ERROR.saturating_mul(1 << errors.saturating_sub(1).min(16)).min(AFTER_ERRORS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_slow_down_and_no_further() {
+        let waits: Vec<u64> = [1, 2, 3, 5, 6, 60].map(|errors| backoff(errors).as_secs()).to_vec();
+        assert_eq!(waits, [1, 2, 4, 16, 30, 30]);
     }
 }

@@ -34,3 +34,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// What the API server said, without the forms in which kube repeats it.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
+    }
+}

@@ -21,13 +21,12 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The API server refused it.
-    #[error("the status of {key}")]
+    #[error("the status of {key}: {}", crate::said(error))]
     Refused {
         #[allow(missing_docs)]
         key: Box<ObjectKey>,
-        #[source]
         #[allow(missing_docs)]
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// No answer came in time.
     #[error("the status of {key}: no answer within {} s", REQUEST_LIMIT.as_secs())]
@@ -76,7 +75,7 @@ impl Publisher {
             Ok(Ok(_)) => Ok(()),
             // changed or gone since we looked
             Ok(Err(kube::Error::Api(refusal))) if matches!(refusal.code, 404 | 409) => Ok(()),
-            Ok(Err(source)) => Err(PublishError::Refused { key: Box::new(key), source: Box::new(source) }),
+            Ok(Err(error)) => Err(PublishError::Refused { key: Box::new(key), error: Box::new(error) }),
             Err(_) => Err(PublishError::Timeout { key: Box::new(key) }),
         }
     }

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use kube::Client;
 use kubevirt_rollout::invariants::Violation;
 use kubevirt_rollout::observed::Operator;
-use kubevirt_rollout::{Observed, Plan, Policy, Stage, Step, check, plan, status};
+use kubevirt_rollout::{Observed, Plan, Policy, Stage, Step, WaitingOn, check, plan, status};
 
 use crate::announce::Announcer;
-use crate::apply::{Applied, ApplyError, Executor};
+use crate::apply::{ApplyError, Executor};
 use crate::cache::Cache;
 use crate::metrics;
 use crate::observe::Observer;
@@ -24,11 +24,21 @@ pub enum ReconcileError {
     #[error("the plan is not safe: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Check(Vec<Violation>),
     /// A step couldn't be carried out.
-    #[error("applying")]
-    Apply(#[source] ApplyError),
+    #[error(transparent)]
+    Apply(ApplyError),
     /// The status couldn't be written.
     #[error("writing the status")]
     Publish(#[from] PublishError),
+}
+
+impl ReconcileError {
+    /// Whether looking again and planning again is all that it takes.
+    fn is_stale(&self) -> bool {
+        match self {
+            Self::Apply(error) => error.is_stale(),
+            Self::Observe(_) | Self::Check(_) | Self::Publish(_) => false,
+        }
+    }
 }
 
 /// How a round ended.
@@ -80,23 +90,29 @@ impl Reconciler {
         check(&plan, &observed, &self.policy, now).map_err(ReconcileError::Check)?;
 
         let (steps, farewell) = before_farewell(&plan.steps);
-        let applied = self.apply(steps).await;
-        self.publish(&observed, &plan, now).await?;
+        let mut applied = match check(&plan, &observed, &self.policy, now) {
+            Ok(()) => self.apply(steps).await,
+            Err(violations) => Err(ReconcileError::Check(violations)),
+        };
+        self.publish(&observed, &plan, applied.as_ref().err(), now).await?;
         // once its finalizer is gone the object is, and with it the status that says so
-        let applied = if applied.stopped.is_some() { applied } else { self.apply(farewell).await };
+        if applied.is_ok() {
+            applied = self.apply(farewell).await;
+        }
         conclude(&plan, applied)
     }
 
-    async fn apply(&mut self, steps: &[Step]) -> Applied {
+    async fn apply(&mut self, steps: &[Step]) -> Result<(), ReconcileError> {
         let applied = self.executor.apply(steps).await;
         self.observer.note(&applied);
-        applied
+        applied.stopped.map_or(Ok(()), |error| Err(ReconcileError::Apply(error)))
     }
 
     async fn publish(
         &mut self,
         observed: &Observed,
         plan: &Plan,
+        failed: Option<&ReconcileError>,
         now: Timestamp,
     ) -> Result<(), PublishError> {
         metrics::stage(&plan.stage.to_string());
@@ -104,9 +120,18 @@ impl Reconciler {
             self.publisher.refuse(other, now).await?;
         }
         let Some(kubevirt) = &observed.kubevirt else { return Ok(()) };
-        self.announcer.announce(kubevirt, plan).await;
-        self.publisher.publish(kubevirt, &status(observed, plan, now)).await
+        let plan = with_failure(plan, failed);
+        self.announcer.announce(kubevirt, &plan).await;
+        self.publisher.publish(kubevirt, &status(observed, &plan, now)).await
     }
+}
+
+/// The plan, and with it what kept it from being carried out, for people to see.
+fn with_failure(plan: &Plan, failed: Option<&ReconcileError>) -> Plan {
+    let mut plan = plan.clone();
+    let cause = failed.filter(|error| !error.is_stale()).map(|error| crate::chain(error));
+    plan.waiting_on.extend(cause.map(|cause| WaitingOn::Refused { cause }));
+    plan
 }
 
 /// The steps, and apart from them the one after which there is no KubeVirt object any more.
@@ -116,14 +141,71 @@ fn before_farewell(steps: &[Step]) -> (&[Step], &[Step]) {
 }
 
 /// What a round came to.
-fn conclude(plan: &Plan, applied: Applied) -> Result<Round, ReconcileError> {
-    match applied.stopped {
-        Some(stale) if stale.is_stale() => {
-            tracing::info!(reason = %stale, "the world has moved, planning again");
+fn conclude(plan: &Plan, applied: Result<(), ReconcileError>) -> Result<Round, ReconcileError> {
+    match applied {
+        Err(stale) if stale.is_stale() => {
+            tracing::info!(reason = %crate::chain(&stale), "the world has moved, planning again");
             Ok(Round::Again)
         }
-        Some(error) => Err(ReconcileError::Apply(error)),
-        None if plan.stage == Stage::Settled && plan.waiting_on.is_empty() => Ok(Round::Settled),
-        None => Ok(Round::OnTheWay),
+        Err(error) => Err(error),
+        Ok(()) if plan.stage == Stage::Settled && plan.waiting_on.is_empty() => Ok(Round::Settled),
+        Ok(()) => Ok(Round::OnTheWay),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubevirt_rollout::Direction;
+
+    fn plan(stage: Stage) -> Plan {
+        Plan { direction: Direction::Update, stage, steps: vec![], waiting_on: vec![], target: None }
+    }
+
+    fn stale() -> ReconcileError {
+        ReconcileError::Apply(ApplyError::Stale { step: "apply X".into(), message: "changed".into() })
+    }
+
+    fn refused() -> ReconcileError {
+        ReconcileError::Apply(ApplyError::Timeout { step: "apply X".into() })
+    }
+
+    #[test]
+    fn a_stale_step_is_no_failure() {
+        assert_eq!(conclude(&plan(Stage::Crds), Err(stale())).unwrap(), Round::Again);
+        assert!(with_failure(&plan(Stage::Crds), Some(&stale())).waiting_on.is_empty());
+    }
+
+    #[test]
+    fn a_refused_step_is_said_in_the_status() {
+        assert!(conclude(&plan(Stage::Crds), Err(refused())).is_err());
+        let told = with_failure(&plan(Stage::Crds), Some(&refused()));
+        assert_eq!(told.waiting_on[0].cause(), Some("apply X: no answer within 30 s"));
+    }
+
+    #[test]
+    fn the_finalizer_goes_after_the_status() {
+        let steps = [
+            Step::CleanNode {
+                node: "n".into(),
+                uid: "u".into(),
+                resource_version: "1".into(),
+                labels: vec![],
+                annotations: vec![],
+            },
+            Step::RemoveFinalizer { finalizer: "f".into(), uid: "u".into(), resource_version: "1".into() },
+        ];
+        let (before, farewell) = before_farewell(&steps);
+        assert_eq!((before.len(), farewell.len()), (1, 1));
+        assert_eq!(before_farewell(&steps[..1]).1.len(), 0);
+    }
+
+    #[test]
+    fn only_a_settled_plan_that_waits_for_nothing_may_rest() {
+        assert_eq!(conclude(&plan(Stage::Settled), Ok(())).unwrap(), Round::Settled);
+        assert_eq!(conclude(&plan(Stage::Handlers), Ok(())).unwrap(), Round::OnTheWay);
+        let mut waiting = plan(Stage::Settled);
+        waiting.waiting_on.push(WaitingOn::GuardNotActive);
+        assert_eq!(conclude(&waiting, Ok(())).unwrap(), Round::OnTheWay);
     }
 }

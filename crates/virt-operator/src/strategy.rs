@@ -44,15 +44,14 @@ pub enum StrategyError {
         wanted: Release,
     },
     /// The API server didn't take it.
-    #[error("storing ConfigMap {namespace}/{name}")]
+    #[error("storing ConfigMap {namespace}/{name}: {}", crate::said(error))]
     Store {
         #[allow(missing_docs)]
         namespace: String,
         #[allow(missing_docs)]
         name: String,
-        #[source]
         #[allow(missing_docs)]
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// The ConfigMap has no manifest set.
     #[error("ConfigMap {name} has no data {DATA_KEY:?}")]
@@ -149,7 +148,7 @@ pub async fn dump(client: kube::Client, own: &Release) -> Result<(), StrategyErr
     let api: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &row.resource());
     api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body))
         .await
-        .map_err(|source| StrategyError::Store { namespace, name, source: Box::new(source) })?;
+        .map_err(|error| StrategyError::Store { namespace, name, error: Box::new(error) })?;
     Ok(())
 }
 

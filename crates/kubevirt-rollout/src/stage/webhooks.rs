@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn only_webhooks_of_both_stay_and_nothing_is_added_to_what_has_none() {
-        let hook = |name: &str, path: &str| json!({"name": name, "clientConfig": {"service": {"path": path}}});
+        let hook =
+            |name: &str, path: &str| json!({"name": name, "clientConfig": {"service": {"path": path}}});
         let mut ours = json!({"webhooks": [hook("a", "/a"), hook("b", "/new"), hook("c", "/c")]});
         intersect(&mut ours, &json!({"webhooks": [hook("a", "/a"), hook("b", "/old")]}), true);
         assert_eq!(ours, json!({"webhooks": [hook("a", "/a")]}));

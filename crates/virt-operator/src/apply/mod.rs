@@ -36,12 +36,12 @@ pub enum ApplyError {
         message: String,
     },
     /// The API server refused it.
-    #[error("{step}")]
+    #[error("{step}: {}", crate::said(error))]
     Refused {
         #[allow(missing_docs)]
         step: String,
         #[allow(missing_docs)]
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// No answer came in time.
     #[error("{step}: no answer within {} s", REQUEST_LIMIT.as_secs())]
@@ -241,7 +241,7 @@ impl Executor {
     async fn delete(&self, step: &Step, key: &ObjectKey, request: Sent) -> Result<Vec<Written>, ApplyError> {
         match self.send(step, request).await {
             Ok(_) => {}
-            Err(ApplyError::Refused { source, .. }) if is_not_found(&source) => {}
+            Err(ApplyError::Refused { error, .. }) if is_not_found(&error) => {}
             Err(error) => return Err(error),
         }
         Ok(vec![Written { key: key.clone(), resource_version: None }])
@@ -322,7 +322,7 @@ impl Executor {
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
                 Err(ApplyError::Stale { step: step.to_string(), message: status.message })
             }
-            Ok(Err(source)) => Err(ApplyError::Refused { step: step.to_string(), source: Box::new(source) }),
+            Ok(Err(error)) => Err(ApplyError::Refused { step: step.to_string(), error: Box::new(error) }),
             Err(_) => Err(ApplyError::Timeout { step: step.to_string() }),
         }
     }

@@ -25,13 +25,12 @@ const NAMED: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
     /// The API server didn't say.
-    #[error("asking for {what}")]
+    #[error("asking for {what}: {}", crate::said(error))]
     Ask {
         #[allow(missing_docs)]
         what: String,
-        #[source]
         #[allow(missing_docs)]
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// The API server said nothing.
     #[error("asking for {what}: no answer within {} s", REQUEST_LIMIT.as_secs())]
@@ -60,7 +59,7 @@ pub async fn kubevirts(client: &Client) -> Result<Vec<Value>, ObserveError> {
 async fn ask(client: &Client, what: &str, request: Sent) -> Result<Value, ObserveError> {
     match timeout(REQUEST_LIMIT, client.request::<Value>(request)).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(ObserveError::Ask { what: what.to_owned(), source: Box::new(source) }),
+        Ok(Err(error)) => Err(ObserveError::Ask { what: what.to_owned(), error: Box::new(error) }),
         Err(_) => Err(ObserveError::Timeout { what: what.to_owned() }),
     }
 }
@@ -68,7 +67,7 @@ async fn ask(client: &Client, what: &str, request: Sent) -> Result<Value, Observ
 /// The code and the message with which the API server refused.
 fn refusal(error: &ObserveError) -> Option<(u16, &str)> {
     match error {
-        ObserveError::Ask { source, .. } => match source.as_ref() {
+        ObserveError::Ask { error, .. } => match error.as_ref() {
             kube::Error::Api(status) => Some((status.code, &status.message)),
             _ => None,
         },
