@@ -15,7 +15,7 @@ pub fn certificates(secrets: &[Value], bundle: Option<&Value>) -> Certificates {
     let bundle = bundle.and_then(|map| map["data"][labels::CA_BUNDLE_KEY].as_str()).unwrap_or_default();
     let bundle = bundle_facts(bundle);
     let ca_secret = secrets.iter().find(|secret| secret["metadata"]["name"] == labels::SECRET_CA);
-    let ca = ca_secret.and_then(|secret| secret::pair(secret)).and_then(|pair| facts(&pair.certificate).ok());
+    let ca = ca_secret.and_then(secret::pair).and_then(|pair| facts(&pair.certificate).ok());
     let signers: Vec<&Facts> = ca.iter().chain(&bundle).collect();
     let mut leaves = BTreeMap::new();
     let mut own = None;
