@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use axum::Router;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -85,12 +86,12 @@ fn readiness(not_ready: &[&str]) -> (StatusCode, String) {
     }
 }
 
-fn metrics() -> Result<([(http::HeaderName, &'static str); 1], Vec<u8>), (StatusCode, String)> {
+fn metrics() -> Response {
     let mut body = Vec::new();
-    TextEncoder::new()
-        .encode(&prometheus::gather(), &mut body)
-        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], body))
+    match TextEncoder::new().encode(&prometheus::gather(), &mut body) {
+        Ok(()) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -1,25 +1,25 @@
 //! `console`: the serial console of an instance on this terminal, or in a script's pipe.
+//!
+//! A console that is cut on its way is opened again where it was cut, if the server knows how; the user sees a
+//! line about it and loses no output.
+
+mod talk;
 
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use kubevirt_stream::websocket::WebSocket;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::cluster::Cluster;
-use crate::stream::{OpenError, open};
+use crate::stream::{OpenError, Opened, open};
 use crate::terminal::Raw;
+use talk::{End, talk};
 
-/// An instance that doesn't run yet is asked for again after this time.
+/// An instance that doesn't run yet, or a server that is away, is asked for again after this time.
 const RETRY: Duration = Duration::from_secs(1);
-/// Ctrl+] and Ctrl+5.
-const ESCAPE: u8 = 29;
-/// A close frame that says that all is well.
-const NORMAL: u16 = 1000;
+/// A cut console that can't be opened again for so long is given up.
+const RESUME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A console that can't be opened, or was cut.
 #[derive(Debug, thiserror::Error)]
@@ -41,20 +41,38 @@ pub(crate) enum ConsoleError {
 }
 
 pub(crate) async fn run(cluster: &Cluster, name: &str, timeout_minutes: u64) -> Result<(), ConsoleError> {
-    let websocket = connect(cluster, name, Duration::from_secs(timeout_minutes.saturating_mul(60))).await?;
+    let path = format!("console?session={}", session_id());
+    let limit = Duration::from_secs(timeout_minutes.saturating_mul(60));
+    let mut opened = connect(cluster, name, &path, limit).await?;
     eprint!("Successfully connected to {name} console. Press Ctrl+] or Ctrl+5 to exit console.\r\n");
-    let terminal = Raw::enter()?;
-    let result = talk(websocket, tokio::io::stdin(), tokio::io::stdout()).await;
-    drop(terminal);
-    result
+    let _terminal = Raw::enter()?;
+    let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
+    loop {
+        let mut received = 0;
+        let end = talk(opened.websocket, &mut input, &mut output, &mut received).await;
+        let cause = match end.map_err(ConsoleError::Output)? {
+            End::Over => return Ok(()),
+            End::Cut(cause) => cause,
+        };
+        let Some(offset) = opened.offset else { return Err(ConsoleError::Disconnected(cause)) };
+        let wanted = offset + received;
+        eprint!("\r\nThe connection was cut ({cause}), resuming...\r\n");
+        opened = resume(cluster, name, &format!("{path}&resumeFrom={wanted}"))
+            .await
+            .ok_or(ConsoleError::Disconnected(cause))?;
+        let lost = opened.offset.unwrap_or(wanted).saturating_sub(wanted);
+        if lost > 0 {
+            eprint!("{lost} bytes of output are lost.\r\n");
+        }
+    }
 }
 
 /// 400 is what virt-api answers for an instance that doesn't run (yet). All else is final.
-async fn connect(cluster: &Cluster, name: &str, limit: Duration) -> Result<WebSocket, ConsoleError> {
+async fn connect(cluster: &Cluster, name: &str, path: &str, limit: Duration) -> Result<Opened, ConsoleError> {
     let deadline = Instant::now() + limit;
     loop {
-        match open(cluster, name, "console").await {
-            Ok(websocket) => return Ok(websocket),
+        match open(cluster, name, path).await {
+            Ok(opened) => return Ok(opened),
             Err(OpenError::Refused { status: StatusCode::BAD_REQUEST, .. }) => (),
             Err(error) => return Err(ConsoleError::Open(error)),
         }
@@ -65,122 +83,54 @@ async fn connect(cluster: &Cluster, name: &str, limit: Duration) -> Result<WebSo
     }
 }
 
-/// Carries keys and output until the console ends or the user leaves it. The end of the input isn't the end of
-/// the console: a script reads on.
-async fn talk<S, I, O>(websocket: WebSocketStream<S>, mut input: I, mut output: O) -> Result<(), ConsoleError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    I: AsyncRead + Unpin,
-    O: AsyncWrite + Unpin,
-{
-    let (mut sink, mut source) = websocket.split();
-    let typed = async {
-        let mut buffer = vec![0; 4096];
-        loop {
-            match input.read(&mut buffer).await {
-                Ok(n @ 1..) if buffer[0] != ESCAPE => {
-                    // A connection that takes nothing is found dead by its reader.
-                    if sink.send(Message::binary(buffer[..n].to_vec())).await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                }
-                Ok(1..) => {
-                    // The far end sees 1000 as we leave; whether it does isn't ours to wait for.
-                    let _ = sink.send(Message::Close(None)).await;
-                    return;
-                }
-                Ok(0) | Err(_) => std::future::pending::<()>().await,
-            }
+/// Opens a cut console again. None when the instance is gone, or nobody answers for too long.
+async fn resume(cluster: &Cluster, name: &str, path: &str) -> Option<Opened> {
+    let deadline = Instant::now() + RESUME_LIMIT;
+    while Instant::now() < deadline {
+        match open(cluster, name, path).await {
+            Ok(opened) => return Some(opened),
+            Err(error) if is_final(&error) => return None,
+            Err(_) => sleep(RETRY).await,
         }
-    };
-    let said = async {
-        loop {
-            match source.next().await {
-                Some(Ok(Message::Binary(data))) => {
-                    output.write_all(&data).await.map_err(ConsoleError::Output)?;
-                    output.flush().await.map_err(ConsoleError::Output)?;
-                }
-                Some(Ok(Message::Close(frame))) => return ended(frame),
-                Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => (),
-                Some(Err(error)) => return Err(abnormal(&error.to_string())),
-                None => return Err(abnormal("unexpected EOF")),
-            }
+    }
+    None
+}
+
+/// Whether asking again can't help: the instance doesn't run or isn't there any more, or we may not.
+fn is_final(error: &OpenError) -> bool {
+    match error {
+        OpenError::Refused { status, .. } => {
+            status.is_client_error() && *status != StatusCode::TOO_MANY_REQUESTS
         }
-    };
-    tokio::select! {
-        end = said => end,
-        () = typed => Ok(()),
+        OpenError::Name(_) => true,
+        OpenError::Request(_) | OpenError::Dial(_) => false,
     }
 }
 
-fn ended(frame: Option<tungstenite::protocol::CloseFrame>) -> Result<(), ConsoleError> {
-    let (code, reason) = frame.map_or((1005, String::new()), |f| (u16::from(f.code), f.reason.to_string()));
-    if code == NORMAL {
-        return Ok(());
-    }
-    let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
-    Err(ConsoleError::Disconnected(format!("websocket: close {code}{reason}")))
-}
-
-fn abnormal(cause: &str) -> ConsoleError {
-    ConsoleError::Disconnected(format!("websocket: close 1006 (abnormal closure): {cause}"))
+/// Random, and safe in a URL.
+fn session_id() -> String {
+    generate_key().replace('+', "-").replace('/', "_").replace('=', "")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::DuplexStream;
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-    use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
-    async fn pair() -> (WebSocketStream<DuplexStream>, WebSocketStream<DuplexStream>) {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        (
-            WebSocketStream::from_raw_socket(near, Role::Client, None).await,
-            WebSocketStream::from_raw_socket(far, Role::Server, None).await,
-        )
+    #[test]
+    fn only_what_may_pass_is_asked_for_again() {
+        let refused =
+            |code| OpenError::Refused { status: StatusCode::from_u16(code).unwrap(), message: String::new() };
+        for (code, final_) in
+            [(400, true), (401, true), (404, true), (429, false), (500, false), (503, false)]
+        {
+            assert_eq!(is_final(&refused(code)), final_, "{code}");
+        }
     }
 
-    fn close(code: CloseCode) -> Message {
-        Message::Close(Some(CloseFrame { code, reason: "".into() }))
-    }
-
-    #[tokio::test]
-    async fn a_script_without_input_reads_to_the_normal_end() {
-        let (near, mut far) = pair().await;
-        let mut output = Vec::new();
-        let remote = async {
-            far.send(Message::binary(b"login: ".to_vec())).await.unwrap();
-            far.send(Message::text("not data")).await.unwrap();
-            far.send(Message::binary(b"tick".to_vec())).await.unwrap();
-            far.send(close(CloseCode::Normal)).await.unwrap();
-        };
-        let (result, ()) = tokio::join!(talk(near, tokio::io::empty(), &mut output), remote);
-        assert!(result.is_ok(), "{result:?}");
-        assert_eq!(output, b"login: tick");
-    }
-
-    #[tokio::test]
-    async fn the_escape_key_leaves_and_other_keys_are_sent() {
-        let (near, mut far) = pair().await;
-        let (mut keys, input) = tokio::io::duplex(64);
-        let talking = tokio::spawn(talk(near, input, tokio::io::sink()));
-        keys.write_all(b"ls\r").await.unwrap();
-        assert_eq!(far.next().await.unwrap().unwrap(), Message::binary(b"ls\r".to_vec()));
-        keys.write_all(&[ESCAPE]).await.unwrap();
-        assert!(talking.await.unwrap().is_ok());
-        assert!(matches!(far.next().await, Some(Ok(Message::Close(_)))));
-    }
-
-    #[tokio::test]
-    async fn any_other_end_is_an_error_with_its_code() {
-        let (near, mut far) = pair().await;
-        let remote = async { far.send(close(CloseCode::Away)).await.unwrap() };
-        let (result, ()) = tokio::join!(talk(near, tokio::io::empty(), tokio::io::sink()), remote);
-        assert!(result.unwrap_err().to_string().ends_with("websocket: close 1001"));
-        let (near, far) = pair().await;
-        drop(far);
-        let cut = talk(near, tokio::io::empty(), tokio::io::sink()).await.unwrap_err().to_string();
-        assert!(cut.contains("close 1006 (abnormal closure)"), "{cut}");
+    #[test]
+    fn session_ids_differ_and_need_no_escaping() {
+        let id = session_id();
+        assert_ne!(id, session_id());
+        assert!(id.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_'), "{id}");
     }
 }

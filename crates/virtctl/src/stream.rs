@@ -2,6 +2,7 @@
 
 use http::{Request, StatusCode};
 use kube::client::Body;
+use kubevirt_stream::attach::OFFSET_HEADER;
 use kubevirt_stream::websocket::{DialError, Handshake, WebSocket};
 use serde::Deserialize;
 
@@ -20,18 +21,27 @@ pub(crate) enum OpenError {
     Dial(#[source] DialError),
 }
 
+/// An open stream.
+pub(crate) struct Opened {
+    pub(crate) websocket: WebSocket,
+    /// Offset of the first byte that comes; none from a server that can't resume.
+    pub(crate) offset: Option<u64>,
+}
+
 /// Opens `/virtualmachineinstances/NAME/PATH`, which may have a query.
-pub(crate) async fn open(cluster: &Cluster, name: &str, path: &str) -> Result<WebSocket, OpenError> {
+pub(crate) async fn open(cluster: &Cluster, name: &str, path: &str) -> Result<Opened, OpenError> {
     let handshake = Handshake::default();
     let mut request = Request::get(cluster.path("virtualmachineinstances", name, path)).body(Body::empty())?;
     handshake.add_to(request.headers_mut());
     let response = cluster.send(request).await.map_err(|error| OpenError::Request(Box::new(error)))?;
-    handshake.finish(response).await.map_err(|error| match error {
+    let offset = response.headers().get(OFFSET_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let websocket = handshake.finish(response).await.map_err(|error| match error {
         DialError::Refused { status, content_type, body } => {
             OpenError::Refused { status, message: refusal(status, content_type.as_deref(), &body) }
         }
         other => OpenError::Dial(other),
-    })
+    })?;
+    Ok(Opened { websocket, offset })
 }
 
 #[derive(Deserialize)]

@@ -48,7 +48,7 @@ pub(crate) async fn run(cluster: &Cluster, options: &VncOptions) -> Result<(), V
         false => Some(viewer::find(options.vnc_type, options.vnc_path.as_deref(), viewer::in_path)?),
     };
     let path = format!("vnc?preserveSession={}", options.preserve_session);
-    let websocket = open(cluster, &options.name, &path)
+    let opened = open(cluster, &options.name, &path)
         .await
         .map_err(|source| VncError::Open { name: options.name.clone(), source })?;
     let listen = async {
@@ -70,7 +70,7 @@ pub(crate) async fn run(cluster: &Cluster, options: &VncOptions) -> Result<(), V
     };
     // One viewer, one session: who comes second finds the door closed.
     drop(listener);
-    outcome(relay(websocket, client, &CancellationToken::new()).await)
+    outcome(relay(opened.websocket, client, &CancellationToken::new()).await)
 }
 
 async fn accept(listener: &TcpListener) -> Result<TcpStream, VncError> {

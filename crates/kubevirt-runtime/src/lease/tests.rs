@@ -171,17 +171,6 @@ fn status(code: u16, reason: &str) -> Response<Body> {
     Response::builder().status(code).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap()
 }
 
-trait CollectBytes {
-    async fn collect_bytes(self) -> Result<Vec<u8>, kube::Error>;
-}
-
-impl CollectBytes for Body {
-    async fn collect_bytes(self) -> Result<Vec<u8>, kube::Error> {
-        use http_body_util::BodyExt;
-        Ok(self.collect().await?.to_bytes().to_vec())
-    }
-}
-
 /// Who leads now, and when each began; panics when two do.
 #[derive(Clone, Default)]
 struct Watch {
