@@ -9,8 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
-use kubevirt_rollout::Plan;
-use kubevirt_rollout::plan::Stage;
+use kubevirt_rollout::{Direction, Plan, Stage};
 use kubevirt_types::KubeVirt;
 
 use crate::FIELD_MANAGER;
@@ -92,12 +91,7 @@ fn news(before: &Told, now: &Told, plan: &Plan) -> Vec<News> {
     let same_object = before.uid == now.uid;
     let mut news = Vec::new();
     if !same_object || before.stage != now.stage {
-        let target = plan.target.as_ref().map(|target| format!(" {}", target.release)).unwrap_or_default();
-        news.push(News {
-            warning: false,
-            reason: plan.stage.to_string(),
-            note: format!("{:?}{target}: {}", plan.direction, plan.stage),
-        });
+        news.push(News { warning: false, reason: plan.stage.to_string(), note: stage(plan) });
     }
     for (waiting, key) in plan.waiting_on.iter().zip(keys(plan)) {
         if !same_object || !before.waiting.contains(&key) {
@@ -112,6 +106,20 @@ fn news(before: &Told, now: &Told, plan: &Plan) -> Vec<News> {
     news
 }
 
+/// Where a plan is, in words.
+fn stage(plan: &Plan) -> String {
+    let release = plan.target.as_ref().map(|target| target.release.to_string()).unwrap_or_default();
+    match plan.direction {
+        Direction::Nothing => format!("{}: nothing can be done yet", plan.stage),
+        Direction::Install => format!("{}: installing {release}", plan.stage),
+        Direction::Update => format!("{}: updating to {release}", plan.stage),
+        Direction::Rollback => format!("{}: rolling back to {release}", plan.stage),
+        Direction::SameVersion => format!("{}: changing settings of {release}", plan.stage),
+        Direction::Steady => format!("{}: keeping {release}", plan.stage),
+        Direction::Uninstall => format!("{}: uninstalling", plan.stage),
+    }
+}
+
 /// What tells one reason for waiting from another, in the plan's order. How many are ready and how long
 /// is left changes all the time: only why counts.
 fn keys(plan: &Plan) -> impl Iterator<Item = String> {
@@ -123,8 +131,9 @@ fn keys(plan: &Plan) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_manifests::InstallConfig;
     use kubevirt_rollout::WaitingOn;
-    use kubevirt_rollout::plan::Direction;
+    use kubevirt_types::Release;
 
     fn plan(stage: Stage, ready: usize, cause: Option<&str>) -> Plan {
         let cause = cause.map(str::to_owned);
@@ -133,7 +142,7 @@ mod tests {
             stage,
             steps: vec![],
             waiting_on: vec![WaitingOn::HandlersNotReady { ready, of: 3, canary: None, cause }],
-            target: None,
+            target: Some(InstallConfig::of(Release::V0_18_0)),
         }
     }
 
@@ -150,7 +159,10 @@ mod tests {
             said(&first, &plan(Stage::Handlers, 1, Some("no image"))),
             [(true, "Waiting for virt-handler: 1 of 3 ready: no image".into())]
         );
-        assert_eq!(said(&first, &plan(Stage::Controllers, 3, None)), [(false, "Update: Controllers".into())]);
+        assert_eq!(
+            said(&first, &plan(Stage::Controllers, 3, None)),
+            [(false, "Controllers: updating to v0.18.0".into())]
+        );
         let all = news(&Told::default(), &told("u", &first), &first);
         assert_eq!(all.len(), 2, "a new object is told everything");
     }

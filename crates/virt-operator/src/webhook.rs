@@ -108,8 +108,7 @@ fn answer(review: &Value, verdict: Result<Vec<FieldError>, String>) -> Value {
         Ok(errors) if errors.is_empty() => None,
         Ok(errors) => {
             let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            let causes: Vec<Value> =
-                errors.iter().filter(|error| !error.field().is_empty()).map(cause).collect();
+            let causes: Vec<Value> = errors.iter().filter_map(cause).collect();
             let (code, reason) =
                 if causes.len() == errors.len() { (422, "Invalid") } else { (403, "Forbidden") };
             Some(status(code, reason, &message, &causes))
@@ -123,8 +122,16 @@ fn answer(review: &Value, verdict: Result<Vec<FieldError>, String>) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 }
 
-fn cause(error: &FieldError) -> Value {
-    json!({"reason": "FieldValueInvalid", "field": error.field(), "message": error.to_string()})
+/// What is wrong with one field; none where the request is wrong as a whole.
+fn cause(error: &FieldError) -> Option<Value> {
+    match error {
+        FieldError::Invalid { field, value, detail } => Some(json!({
+            "reason": "FieldValueInvalid",
+            "field": field,
+            "message": format!("Invalid value: {value:?}: {detail}"),
+        })),
+        FieldError::Forbidden { .. } => None,
+    }
 }
 
 fn status(code: u16, reason: &str, message: &str, causes: &[Value]) -> Value {

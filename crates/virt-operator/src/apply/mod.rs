@@ -6,6 +6,9 @@
 pub mod request;
 pub mod secret;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,0 +1,179 @@
+//! The executor against an API server that answers from a list.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use kubevirt_manifests::Manifest;
+use kubevirt_rollout::step::{Propagation, Usage};
+use serde_json::json;
+
+use super::*;
+
+/// What was asked, as `METHOD path`, with the body.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+/// An executor whose requests are answered in turn.
+fn executor(answers: Vec<(u16, Value)>) -> (Executor, Asked) {
+    let asked = Asked::default();
+    let (answers, log) = (Arc::new(Mutex::new(VecDeque::from(answers))), Arc::clone(&asked));
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (answers, log) = (Arc::clone(&answers), Arc::clone(&log));
+        async move {
+            let what = format!("{} {}", request.method(), request.uri().path());
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            log.lock().unwrap().push((what, serde_json::from_slice(&body).unwrap_or_default()));
+            let (code, answer) = answers.lock().unwrap().pop_front().expect("a request that nobody expects");
+            let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+            Ok::<_, std::convert::Infallible>(response.unwrap())
+        }
+    });
+    let client = Client::new(service, "kubevirt");
+    (Executor::new(client, "kubevirt", SignedDuration::from_mins(5)), asked)
+}
+
+fn paths(asked: &Asked) -> Vec<String> {
+    asked.lock().unwrap().iter().map(|(what, _)| what.clone()).collect()
+}
+
+fn stored(kind: &str, name: &str, version: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": kind,
+        "metadata": {"name": name, "namespace": "kubevirt", "uid": "u", "resourceVersion": version},
+    })
+}
+
+fn refusal(code: u16) -> Value {
+    json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "x"})
+}
+
+fn create(name: &str) -> Step {
+    let body = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "kubevirt"},
+    });
+    Step::Apply { manifest: Manifest::plain(body), precondition: Precondition::Absent }
+}
+
+fn delete(name: &str) -> Step {
+    Step::Delete {
+        key: ObjectKey::namespaced("v1", "Service", "kubevirt", name),
+        uid: "u".into(),
+        resource_version: "1".into(),
+        propagation: Propagation::Background,
+    }
+}
+
+#[tokio::test]
+async fn steps_are_carried_out_in_order_and_what_changed_is_told() {
+    let (executor, asked) = executor(vec![(201, stored("Service", "a", "5")), (404, refusal(404))]);
+    let applied = executor.apply(&[create("a"), delete("b")]).await;
+    assert!(applied.stopped.is_none());
+    let url = "/api/v1/namespaces/kubevirt/services";
+    assert_eq!(paths(&asked), [format!("PATCH {url}/a"), format!("DELETE {url}/b")]);
+    let key = |name| ObjectKey::namespaced("v1", "Service", "kubevirt", name);
+    assert_eq!(
+        applied.written,
+        [
+            Written { key: key("a"), resource_version: Some("5".into()) },
+            Written { key: key("b"), resource_version: None },
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_conflict_stops_and_names_what_was_not_absent() {
+    let (executor, asked) = executor(vec![(409, refusal(409))]);
+    let applied = executor.apply(&[create("a"), create("b")]).await;
+    assert!(applied.stopped.unwrap().is_stale());
+    assert_eq!(asked.lock().unwrap().len(), 1, "nothing after it");
+    assert_eq!(applied.found.into_iter().next().unwrap().name, "a");
+}
+
+#[tokio::test]
+async fn a_refusal_stops_and_is_an_error() {
+    let (executor, _) = executor(vec![(403, refusal(403))]);
+    let stopped = executor.apply(&[create("a"), create("b")]).await.stopped.unwrap();
+    assert!(!stopped.is_stale());
+    assert_eq!(stopped.to_string(), "create Service kubevirt/a: no");
+}
+
+#[tokio::test]
+async fn an_apply_that_changes_nothing_is_not_waited_for() {
+    let (executor, _) = executor(vec![(200, stored("Service", "a", "7"))]);
+    let Step::Apply { manifest, .. } = create("a") else { unreachable!() };
+    let precondition = Precondition::Unchanged { uid: "u".into(), resource_version: "7".into() };
+    let applied = executor.apply(&[Step::Apply { manifest, precondition }]).await;
+    assert_eq!(applied.written, []);
+}
+
+#[tokio::test]
+async fn a_leaf_is_signed_only_by_the_ca_of_the_plan() {
+    let now = Timestamp::now();
+    let valid = Validity { not_before: now, not_after: now + SignedDuration::from_hours(1) };
+    let ca = certificates::issue_ca("kubevirt.io", valid).unwrap();
+    let fingerprint = certificates::facts(&ca.certificate).unwrap().fingerprint;
+    let key = ObjectKey::namespaced("v1", SECRET, "kubevirt", labels::SECRET_CA);
+    let ca_secret = secret::secret(&key, &ca, SignedDuration::from_hours(1));
+    let leaf = |ca_fingerprint: &str| Step::IssueLeaf {
+        secret: ObjectKey::namespaced("v1", SECRET, "kubevirt", "leaf"),
+        common_name: "l".into(),
+        dns_names: vec![],
+        usage: Usage::Client,
+        duration: SignedDuration::from_hours(1),
+        ca_fingerprint: ca_fingerprint.into(),
+        precondition: Precondition::Absent,
+    };
+
+    let (executor, asked) =
+        self::executor(vec![(200, ca_secret.clone()), (201, stored(SECRET, "leaf", "2")), (200, ca_secret)]);
+    assert!(executor.apply(&[leaf(&fingerprint)]).await.stopped.is_none());
+    let body = asked.lock().unwrap()[1].1.clone();
+    let issued = certificates::facts(&secret::pair(&body).unwrap().certificate).unwrap();
+    assert_eq!(issued.signer_key_id, certificates::facts(&ca.certificate).unwrap().key_id);
+    assert_eq!(body["metadata"]["resourceVersion"], "1", "only where there is none");
+
+    assert!(executor.apply(&[leaf("another")]).await.stopped.unwrap().is_stale());
+}
+
+#[tokio::test]
+async fn the_finalizer_is_removed_and_the_others_stay() {
+    let kubevirt = json!({"metadata": {
+        "name": "kv", "namespace": "kubevirt", "uid": "u", "resourceVersion": "9", "finalizers": ["ours", "theirs"],
+    }});
+    let (executor, asked) =
+        executor(vec![(200, json!({"items": [kubevirt]})), (200, stored(KUBEVIRT, "kv", "10"))]);
+    let step =
+        Step::RemoveFinalizer { finalizer: "ours".into(), uid: "u".into(), resource_version: "3".into() };
+    assert!(executor.apply(&[step]).await.stopped.is_none());
+    let (what, body) = asked.lock().unwrap()[1].clone();
+    assert_eq!(what, "PATCH /apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kv");
+    assert_eq!(
+        body["metadata"],
+        json!({"uid": "u", "resourceVersion": "9", "finalizers": ["theirs"]}),
+        "the status was written in between, so the version is the one of now"
+    );
+}
+
+#[tokio::test]
+async fn instances_are_deleted_in_every_namespace_that_has_some() {
+    let item = |namespace: &str, name: &str| json!({"metadata": {"namespace": namespace, "name": name}});
+    let list = json!({"items": [item("b", "x"), item("a", "y"), item("b", "z")]});
+    let (executor, asked) = executor(vec![(200, list), (200, json!({})), (200, json!({}))]);
+    let step = Step::DeleteInstances {
+        kind: "VirtualMachine".into(),
+        plural: "virtualmachines".into(),
+        version: "v1".into(),
+    };
+    assert!(executor.apply(&[step]).await.stopped.is_none());
+    let url = "/apis/kubevirt.io/v1";
+    assert_eq!(
+        paths(&asked),
+        [
+            format!("GET {url}/virtualmachines"),
+            format!("DELETE {url}/namespaces/a/virtualmachines"),
+            format!("DELETE {url}/namespaces/b/virtualmachines"),
+        ]
+    );
+}
