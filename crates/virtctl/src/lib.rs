@@ -47,7 +47,7 @@ pub async fn run(invocation: Invocation) -> bool {
     };
     let Err(error) = result else { return true };
     if let Some(warning) = version::mismatch(&cluster).await {
-        println!("{warning}");
+        eprintln!("{warning}");
     }
     eprintln!("{}", cluster::chain(error.as_ref()));
     false

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use crate::cli::{PauseOptions, StartOptions, StopOptions};
 use crate::cluster::{Cluster, words};
+use crate::terminal::say;
 
 /// An action that virt-api was asked for and refused, or that can't be asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LifecycleError {
-    #[error("Error {doing} {kind} {name}: {}", words(source))]
-    Refused { doing: &'static str, kind: &'static str, name: String, source: Box<kube::Error> },
+    #[error("Error {doing} {kind} {name}: {}", words(cause))]
+    Refused { doing: &'static str, kind: &'static str, name: String, cause: Box<kube::Error> },
     #[error("Must both use --force=true and set --grace-period.")]
     HalfForced,
 }
@@ -23,21 +24,21 @@ pub(crate) async fn start(cluster: &Cluster, options: &StartOptions) -> Result<(
         body["paused"] = json!(true);
     }
     act(cluster, VM, &options.name, "start", "starting", &body).await?;
-    println!("{}", scheduled("VM", &options.name, "start"));
+    say(&scheduled("VM", &options.name, "start"));
     Ok(())
 }
 
 pub(crate) async fn stop(cluster: &Cluster, options: &StopOptions) -> Result<(), LifecycleError> {
     let body = stop_body(options, "gracePeriod")?;
     act(cluster, VM, &options.name, "stop", "stopping", &body).await?;
-    println!("{}", scheduled("VM", &options.name, "stop"));
+    say(&scheduled("VM", &options.name, "stop"));
     Ok(())
 }
 
 pub(crate) async fn restart(cluster: &Cluster, options: &StopOptions) -> Result<(), LifecycleError> {
     let body = stop_body(options, "gracePeriodSeconds")?;
     act(cluster, VM, &options.name, "restart", "restarting", &body).await?;
-    println!("{}", scheduled("VM", &options.name, "restart"));
+    say(&scheduled("VM", &options.name, "restart"));
     Ok(())
 }
 
@@ -57,7 +58,7 @@ async fn freeze(
     doing: &'static str,
 ) -> Result<(), LifecycleError> {
     act(cluster, VMI, &options.name, action, doing, &dry_run(options.dry_run)).await?;
-    println!("{}", scheduled("VMI", &options.name, action));
+    say(&scheduled("VMI", &options.name, action));
     Ok(())
 }
 
@@ -69,11 +70,11 @@ async fn act(
     doing: &'static str,
     body: &Value,
 ) -> Result<(), LifecycleError> {
-    cluster.put(&cluster.path(resource, name, action), body).await.map_err(|source| LifecycleError::Refused {
+    cluster.put(&cluster.path(resource, name, action), body).await.map_err(|cause| LifecycleError::Refused {
         doing,
         kind,
         name: name.to_owned(),
-        source: Box::new(source),
+        cause: Box::new(cause),
     })
 }
 
@@ -115,14 +116,14 @@ mod tests {
     #[test]
     fn messages_are_kubevirts() {
         assert_eq!(scheduled("VM", "a", "start"), "VM a was scheduled to start");
-        let source = kube::Error::Api(Box::new(
+        let cause = kube::Error::Api(Box::new(
             kube::core::Status::failure("VM is already running", "Conflict").with_code(409),
         ));
         let error = LifecycleError::Refused {
             doing: "starting",
             kind: "VirtualMachine",
             name: "a".into(),
-            source: Box::new(source),
+            cause: Box::new(cause),
         };
         assert_eq!(error.to_string(), "Error starting VirtualMachine a: VM is already running");
     }

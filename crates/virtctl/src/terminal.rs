@@ -1,8 +1,18 @@
-//! The user's terminal: raw while a console is open, as it was afterwards.
+//! The user's terminal: where results are said, and raw while a console is open.
 
-use std::io::{IsTerminal, Stdin, stdin};
+use std::io::{IsTerminal, Stdin, Write, stdin, stdout};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+/// What a shell reports of a program that SIGPIPE ended.
+const BROKEN_PIPE: i32 = 141;
+
+/// Says a result on stdout. When nobody reads it any more, as behind `| head`, the program is over.
+pub(crate) fn say(line: &str) {
+    if writeln!(stdout(), "{line}").is_err() {
+        std::process::exit(BROKEN_PIPE);
+    }
+}
 
 /// A terminal in raw mode; dropping it gives the terminal back. Without a terminal nothing is changed.
 pub(crate) struct Raw {

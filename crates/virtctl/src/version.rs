@@ -5,6 +5,7 @@ use kubevirt_types::Release;
 use serde::Deserialize;
 
 use crate::cluster::{Cluster, SUBRESOURCES, words};
+use crate::terminal::say;
 
 /// The server's version can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +60,14 @@ fn go_arch(arch: &str) -> &str {
 }
 
 pub(crate) fn print_client() {
-    println!("Client Version: {}", Info::client().print());
+    say(&format!("Client Version: {}", Info::client().print()));
 }
 
 pub(crate) async fn print(cluster: &Cluster, client_only: bool) -> Result<(), VersionError> {
     print_client();
     if !client_only {
         let server = server(cluster).await.map_err(|error| VersionError(Box::new(error)))?;
-        println!("Server Version: {}", server.print());
+        say(&format!("Server Version: {}", server.print()));
     }
     Ok(())
 }

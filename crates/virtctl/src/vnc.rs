@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::VncOptions;
 use crate::cluster::Cluster;
 use crate::stream::{OpenError, open};
+use crate::terminal::say;
 
 /// A viewer that hasn't connected by then never will.
 const VIEWER_LIMIT: Duration = Duration::from_secs(60);
@@ -63,7 +64,7 @@ pub(crate) async fn run(cluster: &Cluster, options: &VncOptions) -> Result<(), V
     })?;
     let client = match viewer {
         None => {
-            println!("{{\"port\":{}}}", address.port());
+            say(&format!("{{\"port\":{}}}", address.port()));
             accept(&listener).await?
         }
         Some(viewer) => accept_viewer(&listener, &viewer, address).await?,

@@ -1,10 +1,12 @@
 //! One connection of a console: keys one way, output the other, until it ends.
 
+use std::io::ErrorKind;
+
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Ctrl+] and Ctrl+5.
 const ESCAPE: u8 = 29;
@@ -65,8 +67,11 @@ where
                 }
                 Some(Ok(Message::Close(frame))) => return Ok(closed(frame)),
                 Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => (),
-                Some(Err(error)) => return Ok(abnormal(&error.to_string())),
-                None => return Ok(abnormal("unexpected EOF")),
+                Some(Err(Error::Io(error))) if error.kind() != ErrorKind::UnexpectedEof => {
+                    return Ok(abnormal(&error.to_string()));
+                }
+                // However TLS and tungstenite word it, the far end went without a close frame.
+                Some(Err(_)) | None => return Ok(abnormal("unexpected EOF")),
             }
         }
     };

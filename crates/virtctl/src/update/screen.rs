@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::progress::{COMPONENTS, Row, View};
+use crate::terminal::say;
 
 pub(super) enum Screen {
     Bars { all: MultiProgress, title: ProgressBar, rows: Vec<ProgressBar>, waiting: ProgressBar },
@@ -46,7 +47,7 @@ impl Screen {
             Self::Lines { last } => {
                 let line = line(view);
                 if last.as_ref() != Some(&line) {
-                    println!("{line}");
+                    say(&line);
                     *last = Some(line);
                 }
             }
@@ -60,7 +61,7 @@ impl Screen {
                 rows.iter().for_each(ProgressBar::finish);
                 waiting.finish_with_message(message.to_owned());
             }
-            Self::Lines { .. } => println!("{message}"),
+            Self::Lines { .. } => say(message),
         }
     }
 }
