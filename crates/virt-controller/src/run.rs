@@ -88,7 +88,10 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let scope = Scope { namespace: identity.namespace.clone(), replica_sets };
     let cache = Cache::start(&client, &scope, &queues, &shutdown);
     tokio::select! {
-        () = shutdown.wait() => return Ok(shutdown.finished().await),
+        () = shutdown.wait() => {
+            shutdown.finished().await;
+            return Ok(());
+        }
         filled = cache.filled() => filled?,
     }
     caches_filled.set(true);

@@ -136,6 +136,7 @@ fn label_value(name: &str) -> String {
 fn init_containers(image: &KernelBootContainer, config: &LauncherConfig) -> Vec<Container> {
     let copy_self = Container {
         name: "copy-self".to_owned(),
+        termination_message_policy: last_words(),
         image: Some(config.image.clone()),
         image_pull_policy: Some(config.image_pull_policy.clone()),
         command: Some(vec![BINARY.to_owned(), "copy-self".to_owned(), SHARED_BIN.to_owned()]),
@@ -153,6 +154,7 @@ fn init_containers(image: &KernelBootContainer, config: &LauncherConfig) -> Vec<
     command.extend(["--to".to_owned(), KERNEL_BOOT.to_owned()]);
     let kernel_boot = Container {
         name: "kernel-boot".to_owned(),
+        termination_message_policy: last_words(),
         image: Some(image.image.clone()),
         image_pull_policy: Some(
             image.image_pull_policy.clone().unwrap_or_else(|| config.guest_image_pull_policy.clone()),
@@ -200,6 +202,7 @@ fn compute(
     }
     Ok(Container {
         name: COMPUTE.to_owned(),
+        termination_message_policy: last_words(),
         image: Some(config.image.clone()),
         image_pull_policy: Some(config.image_pull_policy.clone()),
         command: Some(command),
@@ -250,6 +253,11 @@ fn volumes(has_kernel: bool) -> Vec<Volume> {
             ..Volume::default()
         })
         .collect()
+}
+
+/// What a container that fails says last is in its status, and from there in the instance's.
+fn last_words() -> Option<String> {
+    Some("FallbackToLogsOnError".to_owned())
 }
 
 fn mount(name: &str, path: &str) -> VolumeMount {

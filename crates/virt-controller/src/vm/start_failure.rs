@@ -6,6 +6,10 @@ use jiff::Timestamp;
 use kubevirt_types::vm::{RunStrategy, StartFailure, VirtualMachineStatus};
 use kubevirt_types::{VirtualMachineInstance, VmiPhase};
 
+use super::status::fail;
+
+/// Reason of the VM's condition Failure while starts fail; its message outlives the instance's.
+pub(super) const START_FAILED: &str = "StartFailed";
 /// The longest wait.
 const LIMIT_SECONDS: u64 = 300;
 
@@ -50,6 +54,9 @@ pub(super) fn observe(
         last_failed_vmi_uid: Some(vmi.uid().to_owned()),
         retry_after_timestamp: Some(now + backoff(count)),
     });
+    let ready = progress.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let cause = ready.and_then(|ready| ready.message.as_deref()).unwrap_or("its guest never ran");
+    fail(status, START_FAILED, &format!("instance {} failed: {cause}", vmi.name()), now);
 }
 
 /// Before when the next start isn't tried.

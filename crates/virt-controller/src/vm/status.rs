@@ -6,6 +6,7 @@ use kubevirt_types::vm::{PrintableStatus, RunStrategy, VirtualMachineStatus};
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VmiPhase};
 use serde_json::Value;
 
+use super::start_failure::START_FAILED;
 use super::{Instance, instance, requests};
 use crate::merge;
 
@@ -54,10 +55,12 @@ fn mirror_conditions(
     }
 }
 
-/// Takes a failure away that is over: a start's when the instance is there, a stop's when it isn't.
+/// Takes a failure away that is over: a create's when the instance is there, a delete's when it
+/// isn't, and that of starts when they are no longer counted.
 fn clear_failure(status: &mut VirtualMachineStatus, instance: Instance<'_>) {
     let reason = status.conditions.iter().find(|c| c.type_ == FAILURE).and_then(|c| c.reason.as_deref());
     let over = match (reason, instance) {
+        (Some(START_FAILED), _) => status.start_failure.is_none(),
         (Some("FailedDelete"), Instance::Own(vmi)) => vmi.is_deleting(),
         (Some("FailedDelete"), Instance::Missing | Instance::Foreign) => true,
         (Some(_), Instance::Own(_)) => true,

@@ -52,11 +52,13 @@ fn vmi(described: &str) -> Option<VirtualMachineInstance> {
     });
     let mut conditions = Vec::new();
     let mut condition = |type_: &str, status: &str, reason: &str| {
-        conditions.push(json!({"type": type_, "status": status, "reason": reason}));
+        let message = (reason == "LauncherPodFailed").then_some("no kernel");
+        conditions.push(json!({"type": type_, "status": status, "reason": reason, "message": message}));
     };
     for word in words {
         match word {
             "ready" => condition("Ready", "True", "GuestRunning"),
+            "broken" => condition("Ready", "False", "LauncherPodFailed"),
             "paused" => condition("Paused", "True", "PausedByUser"),
             "unschedulable" => condition("PodScheduled", "False", "Unschedulable"),
             "provisioning" => condition("Provisioning", "True", "PreparingNode"),
@@ -235,7 +237,7 @@ fn requests_are_consumed_when_they_are_done() {
 #[test]
 fn failed_starts_wait_longer_and_longer_and_one_that_ran_forgets_them() {
     let always = |status| vm(json!({"runStrategy": "Always"}), status);
-    let first = inputs(always(json!({})), "Failed");
+    let first = inputs(always(json!({})), "Failed broken");
     let decision = decide(&first, at(NOW));
     assert_eq!(told(&decision), "delete vmi-uid");
     let failed = status(&first, &decision);
@@ -253,11 +255,15 @@ fn failed_starts_wait_longer_and_longer_and_one_that_ran_forgets_them() {
     let waiting = inputs(always(failed.clone()), "none");
     let decision = decide(&waiting, at(NOW + 3));
     assert_eq!((told(&decision).as_str(), decision.requeue_after.unwrap().as_secs()), ("", 7));
-    assert_eq!(status(&waiting, &decision)["printableStatus"], "CrashLoopBackOff");
+    let told_of = status(&waiting, &decision);
+    assert_eq!(told_of["printableStatus"], "CrashLoopBackOff");
+    assert!(told_of["conditions"].to_string().contains("instance vm1 failed: no kernel"), "{told_of}");
     assert_eq!(told(&decide(&waiting, at(NOW + 10))), "create");
     for forgets in ["Running ran", "Failed ran"] {
         let ran = inputs(always(failed.clone()), forgets);
-        assert_eq!(status(&ran, &decide(&ran, at(NOW))).get("startFailure"), None, "{forgets}");
+        let after = status(&ran, &decide(&ran, at(NOW)));
+        assert_eq!(after.get("startFailure"), None, "{forgets}");
+        assert!(!after["conditions"].to_string().contains("StartFailed"), "{forgets}: {after}");
     }
     let halted = inputs(vm(json!({"runStrategy": "Halted"}), failed), "none");
     assert_eq!(status(&halted, &decide(&halted, at(NOW))).get("startFailure"), None);

@@ -119,6 +119,7 @@ pub fn failure(pod: &Pod) -> String {
         let end = container.state.as_ref()?.terminated.as_ref()?;
         (end.exit_code != 0).then(|| {
             let said = end.message.as_deref().or(end.reason.as_deref()).unwrap_or_default();
+            let said = said.trim().lines().last().unwrap_or_default();
             format!("container {} ended with exit code {}: {said}", container.name, end.exit_code)
         })
     });
