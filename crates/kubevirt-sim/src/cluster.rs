@@ -311,6 +311,11 @@ impl Cluster {
         self.images.remove(release);
     }
 
+    /// A release's images can be pulled from now on.
+    pub fn publish_images(&mut self, release: Release) {
+        self.images.insert(release);
+    }
+
     /// Deleted pods go on carrying streams for so long.
     pub fn set_drain(&mut self, drain: SignedDuration) {
         self.drain = drain;

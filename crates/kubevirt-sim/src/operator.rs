@@ -1,5 +1,7 @@
 //! The operator's loop on the simulated cluster: observe, plan, check, apply, status.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use kubevirt_rollout::{Direction, Observed, Plan, Policy, Stage, Step, check, plan_with, status};
 
@@ -15,6 +17,7 @@ pub struct Operator {
     planned_at: Option<(u64, jiff::Timestamp)>,
     /// Plans that were made.
     pub plans: usize,
+    written: BTreeMap<String, usize>,
 }
 
 /// What came of one run of the loop.
@@ -28,6 +31,8 @@ pub struct Outcome {
     pub changed: bool,
 }
 
+/// No change writes one object more often.
+const MOST_WRITES: usize = 12;
 /// The loop runs at least this often.
 const PERIOD: SignedDuration = SignedDuration::from_secs(5);
 
@@ -73,6 +78,7 @@ impl Operator {
                 break;
             }
             written += 1;
+            self.count(step)?;
             self.watch(cluster)?;
         }
         let wanted = status(observed, &plan, now);
@@ -92,6 +98,14 @@ impl Operator {
         Ok(Outcome { plan, written, changed })
     }
 
+    /// Notices two stages that undo each other's work (I2).
+    fn count(&mut self, step: &Step) -> Result<(), String> {
+        let text = step.to_string();
+        let times = self.written.entry(text.clone()).or_default();
+        *times += 1;
+        if *times > MOST_WRITES { Err(format!("I2: {text}, for the {times}th time")) } else { Ok(()) }
+    }
+
     /// Looks whether the promise holds.
     ///
     /// # Errors
@@ -106,6 +120,7 @@ impl Operator {
     /// # Errors
     /// What was broken, in words; or that it didn't get quiet in so many seconds.
     pub fn settle(&mut self, cluster: &mut Cluster, seconds: usize) -> Result<Plan, String> {
+        self.written.clear();
         let mut quiet = 0;
         let mut last = None;
         for _ in 0..seconds {

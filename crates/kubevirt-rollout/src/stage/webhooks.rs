@@ -6,13 +6,13 @@ use serde_json::Value;
 use crate::context::{Context, Outcome};
 use crate::order::{Class, Component};
 use crate::plan::Direction;
+use crate::waiting::WaitingOn;
 
 /// What the releases in play have in common, until virt-api has rolled. A webhook is the same when its name and
 /// path are; then it stands as the older release words it, which both can answer.
 pub(crate) fn common(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    let api = context.progress(Component::Api);
-    if api.object_current && api.outdated_acting.is_empty() {
+    if old_apis(context).is_none() {
         return outcome;
     }
     for manifest in admission(context) {
@@ -31,13 +31,23 @@ pub(crate) fn common(context: &Context<'_>) -> Outcome {
     outcome
 }
 
-/// Exactly what the target has.
+/// Exactly what the target has, as soon as no virt-api of another release can be asked.
 pub(crate) fn exact(context: &Context<'_>) -> Outcome {
+    if let Some(pods) = old_apis(context) {
+        return WaitingOn::OldPods { pods }.into();
+    }
     let mut outcome = Outcome::default();
     for manifest in admission(context).filter_map(|manifest| context.with_ca(manifest)) {
         context.view.ensure(&manifest, &mut outcome);
     }
     outcome
+}
+
+/// Pods of virt-api of another release that may be asked; none when there are none, and none will be made.
+fn old_apis(context: &Context<'_>) -> Option<Vec<String>> {
+    let api = context.progress(Component::Api);
+    let over = api.outdated_acting.is_empty() && (api.object_current || api.object_absent);
+    (!over).then(|| api.outdated_acting.iter().map(|pod| pod.name.clone()).collect())
 }
 
 fn admission<'a>(context: &Context<'a>) -> impl Iterator<Item = &'a Manifest> {
