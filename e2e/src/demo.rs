@@ -85,7 +85,8 @@ pub async fn first_tick(cluster: &Cluster, vms: &Vms, name: &str) -> anyhow::Res
         let mut parser = crate::ticks::Parser::default();
         let limit = Instant::now() + Duration::from_secs(20);
         while Instant::now() < limit {
-            let message = tokio::time::timeout(Duration::from_secs(20), futures::StreamExt::next(&mut socket));
+            let message =
+                tokio::time::timeout(Duration::from_secs(20), futures::StreamExt::next(&mut socket));
             let Ok(Some(message)) = message.await else { break };
             if !parser.feed(&message?.into_data()).is_empty() {
                 return Ok(Look::Done(()));
@@ -244,7 +245,11 @@ async fn demands(
         .requests
         .values()
         .fold((0, 0), |(sent, failed), tally| (sent + tally.requests, failed + tally.failed));
-    demands.push(demand("no API request failed", failed == 0 && sent > 0, format!("{failed} of {sent} failed")));
+    demands.push(demand(
+        "no API request failed",
+        failed == 0 && sent > 0,
+        format!("{failed} of {sent} failed"),
+    ));
     let complaint = order_complaint(&report.order);
     demands.push(demand(
         "handlers, then controllers, then api (from pods)",

@@ -157,8 +157,7 @@ pub fn order_complaint(order: &[Order]) -> Option<String> {
         let [before, after] = pair else { return None };
         // last_ready is this machine's clock to the millisecond, creation has whole seconds
         let created = after.first_created? + jiff::SignedDuration::from_secs(1);
-        (Some(created) < before.last_ready).then(|| {
-            format!("{} was begun before the last {} was ready", after.component, before.component)
-        })
+        (Some(created) < before.last_ready)
+            .then(|| format!("{} was begun before the last {} was ready", after.component, before.component))
     })
 }

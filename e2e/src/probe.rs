@@ -41,7 +41,8 @@ impl Tally {
         match outcome {
             Ok(()) => {
                 if let Some(last) = self.last_success {
-                    self.longest_gap_ms = self.longest_gap_ms.max(now.duration_since(last).as_millis() as u64);
+                    self.longest_gap_ms =
+                        self.longest_gap_ms.max(now.duration_since(last).as_millis() as u64);
                 }
                 self.last_success = Some(now);
             }
@@ -97,7 +98,8 @@ impl Probes {
         probes.spawn(&stopped, every(1000), "attach console", move |_| {
             let (client, namespace, vmi) = (client.clone(), namespace.clone(), vmi.clone());
             async move {
-                let mut socket = console::attach(&client, &namespace, &vmi).await.map_err(|e| format!("{e:#}"))?;
+                let mut socket =
+                    console::attach(&client, &namespace, &vmi).await.map_err(|e| format!("{e:#}"))?;
                 match futures::StreamExt::next(&mut socket).await {
                     Some(Ok(_)) => Ok(()),
                     Some(Err(error)) => Err(format!("attached, then {error}")),
@@ -148,11 +150,9 @@ async fn work_on_a_vm(vms: &Vms, turn: u64) -> Result<(), String> {
     let vm: VirtualMachine =
         serde_json::from_value(tick_vm(&name, "Halted", None)).map_err(|error| error.to_string())?;
     vms.vms.create(&PostParams::default(), &vm).await.map_err(said("create VM"))?;
-    let patch = json!({"metadata": {"labels": {"turn": turn.to_string()}}, "spec": {"runStrategy": "Manual"}});
-    vms.vms
-        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map_err(said("patch VM"))?;
+    let patch =
+        json!({"metadata": {"labels": {"turn": turn.to_string()}}, "spec": {"runStrategy": "Manual"}});
+    vms.vms.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(said("patch VM"))?;
     vms.vms.delete(&name, &DeleteParams::default()).await.map_err(said("delete VM"))?;
     Ok(())
 }

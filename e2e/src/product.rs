@@ -78,11 +78,7 @@ impl Product {
     pub async fn wait_for(&self, release: &Release) -> anyhow::Result<()> {
         wait::until(format!("KubeVirt {release}"), UPDATE_LIMIT, async || {
             let object = self.object().await?.context("there is no KubeVirt object")?;
-            Ok(if runs(&object, release) {
-                Look::Done(())
-            } else {
-                Look::NotYet(how_it_stands(&object))
-            })
+            Ok(if runs(&object, release) { Look::Done(()) } else { Look::NotYet(how_it_stands(&object)) })
         })
         .await
     }
@@ -152,7 +148,8 @@ impl Product {
         let objects = self.cluster.objects(&format!("manifests/{release}/kubevirt-operator.yaml"))?;
         for object in objects.iter().rev() {
             let key = kubevirt_types::ObjectKey::of(object).context("an object has a key")?;
-            let Ok(api) = self.cluster.api(&key.api_version, &key.kind, key.namespace.as_deref()).await else {
+            let Ok(api) = self.cluster.api(&key.api_version, &key.kind, key.namespace.as_deref()).await
+            else {
                 continue;
             };
             match api.delete(&key.name, &DeleteParams::background()).await {

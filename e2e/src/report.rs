@@ -62,8 +62,7 @@ impl Report {
         println!("\nUpdate {} -> {} in {:.0} s, begun {}", self.from, self.to, self.seconds, self.begun);
         println!("\n  {:<18} {:>22} {:>26}", "component", "first new pod", "last new pod ready");
         for part in &self.order {
-            let shown =
-                |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| self.after_begin(time));
+            let shown = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| self.after_begin(time));
             let (first, last) = (shown(part.first_created), shown(part.last_ready));
             println!("  {:<18} {first:>22} {last:>26}", part.component);
         }

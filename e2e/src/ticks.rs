@@ -125,12 +125,12 @@ async fn read(
             Some(Ok(Message::Binary(bytes))) => {
                 let arrived = Instant::now();
                 let connection = record.dropped;
-                record.ticks.extend(
-                    parser
-                        .feed(&bytes)
-                        .into_iter()
-                        .map(|(number, uptime)| Tick { number, uptime, arrived, connection }),
-                );
+                record.ticks.extend(parser.feed(&bytes).into_iter().map(|(number, uptime)| Tick {
+                    number,
+                    uptime,
+                    arrived,
+                    connection,
+                }));
             }
             Some(Ok(Message::Close(frame))) => return Some(format!("closed by the server: {frame:?}")),
             Some(Ok(_)) => {}
@@ -201,7 +201,12 @@ mod tests {
         let ticks = [tick(1, 0, 0), tick(2, 100, 0), tick(4, 900, 0), tick(30, 3000, 1), tick(30, 3100, 1)];
         let summary = summarize(&ticks, begun, begun + Duration::from_secs(9));
         assert_eq!(
-            (summary.missing, summary.disordered, summary.longest_arrival_gap_ms, summary.longest_guest_gap_ms),
+            (
+                summary.missing,
+                summary.disordered,
+                summary.longest_arrival_gap_ms,
+                summary.longest_guest_gap_ms
+            ),
             (1, 1, 800, 400)
         );
     }

@@ -156,8 +156,10 @@ impl Vms {
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let pod_name = pod.name_any();
         let qemu =
-            console::exec(&self.client, &self.namespace, &pod_name, &["/usr/bin/virt-launcher", "probe"]).await?;
-        let qemu: Value = serde_json::from_str(qemu.trim()).with_context(|| format!("probe said {qemu:?}"))?;
+            console::exec(&self.client, &self.namespace, &pod_name, &["/usr/bin/virt-launcher", "probe"])
+                .await?;
+        let qemu: Value =
+            serde_json::from_str(qemu.trim()).with_context(|| format!("probe said {qemu:?}"))?;
         Ok(Incarnation {
             vmi_uid: vmi.uid().to_owned(),
             pod: pod_name,

@@ -66,7 +66,8 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         for dependency in dependencies {
             match position(dependency) {
                 Some(below) if below >= place => {
-                    complaints.push(format!("{package} may not depend on {dependency}: the edge points down"));
+                    complaints
+                        .push(format!("{package} may not depend on {dependency}: the edge points down"));
                 }
                 Some(_) if BINARIES.contains(&dependency.as_str()) => {
                     complaints.push(format!("{package} may not depend on the binary {dependency}"));
@@ -87,11 +88,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         bail!("{} complaints\n{}", complaints.len(), complaints.join("\n"));
     }
     crate::generate::verify(root)?;
-    println!(
-        "house: {} crates, {} source files, generated manifests up to date",
-        edges.len(),
-        files.len()
-    );
+    println!("house: {} crates, {} source files, generated manifests up to date", edges.len(), files.len());
     Ok(())
 }
 
@@ -173,7 +170,9 @@ mod tests {
     #[test]
     fn a_pure_crate_with_a_clock_is_refused() {
         let file = Path::new("crates/kubevirt-rollout/src/plan.rs");
-        assert!(file_complaints(file, "//! Plans.\nlet now = Timestamp::now();\n")[0].contains("may not say"));
+        assert!(
+            file_complaints(file, "//! Plans.\nlet now = Timestamp::now();\n")[0].contains("may not say")
+        );
         assert!(file_complaints(file, "//! Plans.\n").is_empty());
         assert!(!file_complaints(file, "fn plan() {}\n").is_empty());
     }

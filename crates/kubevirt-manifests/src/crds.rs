@@ -80,7 +80,8 @@ fn subresources(kind: Kind) -> Value {
 fn columns(kind: Kind) -> Value {
     let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
     let text = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
-    let wide = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path, "priority": 1});
+    let wide =
+        |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path, "priority": 1});
     let number = |name: &str, path: &str| json!({"name": name, "type": "integer", "jsonPath": path});
     match kind {
         Kind::KubeVirt => json!([

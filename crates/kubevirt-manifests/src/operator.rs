@@ -127,7 +127,11 @@ fn access() -> Access {
             rule(&[""], &["nodes"], &["get", "list", "watch", "patch"]),
             rule(&["", "events.k8s.io"], &["events"], &["create", "patch"]),
             rule(&[""], &["serviceaccounts", "services", "configmaps"], &["get", "list", "watch"]),
-            rule(&["apps"], &["deployments", "daemonsets", "replicasets", "controllerrevisions"], &["get", "list", "watch"]),
+            rule(
+                &["apps"],
+                &["deployments", "daemonsets", "replicasets", "controllerrevisions"],
+                &["get", "list", "watch"],
+            ),
             rule(&["policy"], &["poddisruptionbudgets"], &["get", "list", "watch"]),
             rule(&["coordination.k8s.io"], &["leases"], &["get", "list", "watch"]),
         ],
@@ -138,7 +142,11 @@ fn access() -> Access {
             rule(&["policy"], &["poddisruptionbudgets"], WRITE),
             rule(&[""], &["pods"], &["get", "list", "watch"]),
             rule(&[""], &["serviceaccounts", "services", "configmaps", "secrets"], WRITE),
-            rule(&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "update", "patch"]),
+            rule(
+                &["coordination.k8s.io"],
+                &["leases"],
+                &["get", "list", "watch", "create", "update", "patch"],
+            ),
         ],
     }
 }

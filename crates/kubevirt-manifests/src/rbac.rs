@@ -126,7 +126,11 @@ fn api() -> Access {
         account: ACCOUNT_API,
         cluster: vec![
             rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
-            rule(&[GROUP], &["virtualmachines", "virtualmachineinstances"], &["get", "list", "watch", "patch"]),
+            rule(
+                &[GROUP],
+                &["virtualmachines", "virtualmachineinstances"],
+                &["get", "list", "watch", "patch"],
+            ),
             rule(&[GROUP], &["virtualmachines/status"], &["patch"]),
             rule(&[GROUP], &["virtualmachineinstancemigrations", "kubevirts"], READ),
             rule(&[""], &["nodes"], READ),
@@ -151,11 +155,7 @@ fn controller(release: &Release) -> Access {
             ],
             &["get", "update", "patch"],
         ),
-        rule(
-            &[GROUP],
-            &["virtualmachines/finalizers", "virtualmachineinstances/finalizers"],
-            &["update"],
-        ),
+        rule(&[GROUP], &["virtualmachines/finalizers", "virtualmachineinstances/finalizers"], &["update"]),
         rule(&[""], &["pods"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule(&[""], &["pods/finalizers"], &["update"]),
         rule(&["", "events.k8s.io"], &["events"], &["create", "patch"]),
@@ -171,11 +171,7 @@ fn controller(release: &Release) -> Access {
                 &["virtualmachineinstancereplicasets"],
                 &["get", "list", "watch", "update", "patch"],
             ),
-            rule(
-                &[GROUP],
-                &["virtualmachineinstancereplicasets/status"],
-                &["get", "update", "patch"],
-            ),
+            rule(&[GROUP], &["virtualmachineinstancereplicasets/status"], &["get", "update", "patch"]),
             rule(&[GROUP], &["virtualmachineinstancereplicasets/finalizers"], &["update"]),
             rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], READ),
         ]);
@@ -203,16 +199,12 @@ fn handler(release: &Release) -> Access {
 
 /// The roles that people get, aggregated into Kubernetes' own admin, edit and view.
 fn people(release: &Release) -> Vec<Value> {
-    let mut kinds =
-        vec!["virtualmachines", "virtualmachineinstances", "virtualmachineinstancemigrations"];
+    let mut kinds = vec!["virtualmachines", "virtualmachineinstances", "virtualmachineinstancemigrations"];
     if exists(What::Kind("virtualmachineinstancereplicasets"), release) {
         kinds.push("virtualmachineinstancereplicasets");
     }
-    let streams = rule(
-        &[SUBRESOURCES],
-        &["virtualmachineinstances/console", "virtualmachineinstances/vnc"],
-        &["get"],
-    );
+    let streams =
+        rule(&[SUBRESOURCES], &["virtualmachineinstances/console", "virtualmachineinstances/vnc"], &["get"]);
     let mut actions = vec!["virtualmachines/start", "virtualmachines/stop", "virtualmachines/restart"];
     if exists(What::Rbac(RBAC_EDIT_PAUSE), release) {
         actions.extend(["virtualmachineinstances/pause", "virtualmachineinstances/unpause"]);
@@ -234,7 +226,7 @@ fn people(release: &Release) -> Vec<Value> {
             "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole",
             "metadata": {"name": "kubevirt.io:default"},
             "rules": [
-                rule(&[SUBRESOURCES], &["version"], &["get", "list"]),
+                rule(&[SUBRESOURCES], &["version", "status"], &["get", "list"]),
                 rule(&[GROUP], &["kubevirts"], &["get", "list"]),
             ],
         }),

@@ -41,10 +41,8 @@ impl Manifest {
     /// # Panics
     /// When it has no apiVersion, kind or name, which is a mistake in this crate.
     pub fn managed(mut body: Value, config: &InstallConfig) -> Self {
-        let metadata = body
-            .get_mut("metadata")
-            .and_then(Value::as_object_mut)
-            .expect("a manifest has metadata");
+        let metadata =
+            body.get_mut("metadata").and_then(Value::as_object_mut).expect("a manifest has metadata");
         let stamp = |map: &mut Value, name: &str, value: &str| {
             if let Some(map) = map.as_object_mut() {
                 map.insert(name.to_owned(), json!(value));

@@ -65,25 +65,21 @@ const VALIDATING: &[Hook] = &[
 ];
 
 const OPERATOR: &[Hook] = &[
-    (
-        "kubevirt-create-validator.kubevirt.io",
-        "/kubevirt-validate-create",
-        Kind::KubeVirt,
-        &["CREATE"],
-    ),
-    (
-        "kubevirt-update-validator.kubevirt.io",
-        "/kubevirt-validate-update",
-        Kind::KubeVirt,
-        &["UPDATE"],
-    ),
+    ("kubevirt-create-validator.kubevirt.io", "/kubevirt-validate-create", Kind::KubeVirt, &["CREATE"]),
+    ("kubevirt-update-validator.kubevirt.io", "/kubevirt-validate-update", Kind::KubeVirt, &["UPDATE"]),
     ("kubevirt-validator.kubevirt.io", "/kubevirt-validate-delete", Kind::KubeVirt, &["DELETE"]),
 ];
 
 /// Every webhook configuration and API service of a release.
 pub fn webhooks(config: &InstallConfig) -> Vec<Value> {
     let mut objects = vec![
-        configuration(config, "ValidatingWebhookConfiguration", OPERATOR_VALIDATOR, OPERATOR_WEBHOOK, OPERATOR),
+        configuration(
+            config,
+            "ValidatingWebhookConfiguration",
+            OPERATOR_VALIDATOR,
+            OPERATOR_WEBHOOK,
+            OPERATOR,
+        ),
         configuration(config, "MutatingWebhookConfiguration", API_MUTATOR, VIRT_API, MUTATING),
         configuration(config, "ValidatingWebhookConfiguration", API_VALIDATOR, VIRT_API, VALIDATING),
     ];
@@ -91,13 +87,7 @@ pub fn webhooks(config: &InstallConfig) -> Vec<Value> {
     objects
 }
 
-fn configuration(
-    config: &InstallConfig,
-    kind: &str,
-    name: &str,
-    service: &str,
-    hooks: &[Hook],
-) -> Value {
+fn configuration(config: &InstallConfig, kind: &str, name: &str, service: &str, hooks: &[Hook]) -> Value {
     let hooks: Vec<Value> = hooks
         .iter()
         .filter(|(.., kind, _)| kind.exists_in(&config.release))

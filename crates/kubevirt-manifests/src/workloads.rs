@@ -264,7 +264,7 @@ fn virt_handler(config: &InstallConfig) -> Value {
                 json!({"name": "kubelet-pods", "mountPath": "/pods", "mountPropagation": "HostToContainer"}),
                 mount("device-plugins", "/var/lib/kubelet/device-plugins", false),
                 mount("kubevirt-run", "/var/run/kubevirt", false),
-                mount("host-dev", "/host-dev", true),
+                mount("host-dev", "/host-dev", false),
             ],
             security: json!({
                 "allowPrivilegeEscalation": false,

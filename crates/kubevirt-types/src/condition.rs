@@ -69,15 +69,10 @@ impl Condition {
 /// time when the status did, the probe time when anything did. Returns whether anything did.
 pub fn set(conditions: &mut Vec<Condition>, wanted: Condition, now: Timestamp) -> bool {
     let Some(current) = conditions.iter_mut().find(|c| c.type_ == wanted.type_) else {
-        conditions.push(Condition {
-            last_probe_time: Some(now),
-            last_transition_time: Some(now),
-            ..wanted
-        });
+        conditions.push(Condition { last_probe_time: Some(now), last_transition_time: Some(now), ..wanted });
         return true;
     };
-    if (current.status, &current.reason, &current.message)
-        == (wanted.status, &wanted.reason, &wanted.message)
+    if (current.status, &current.reason, &current.message) == (wanted.status, &wanted.reason, &wanted.message)
     {
         return false;
     }

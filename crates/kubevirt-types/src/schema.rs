@@ -148,7 +148,8 @@ fn remove_field(schema: &mut Value, pointer: &str, path: &str) {
         at.push_str("/properties/");
         at.push_str(parent);
     }
-    let parent = schema.pointer_mut(&at).and_then(Value::as_object_mut).expect("the table names a real field");
+    let parent =
+        schema.pointer_mut(&at).and_then(Value::as_object_mut).expect("the table names a real field");
     if let Some(properties) = parent.get_mut("properties").and_then(Value::as_object_mut) {
         properties.shift_remove(field).expect("the table names a real field");
     }

@@ -80,7 +80,8 @@ pub async fn looks_as_a_user_knows_it(context: Context) -> anyhow::Result<()> {
     let columns = crds.get("virtualmachineinstances.kubevirt.io").await?.data["spec"]["versions"][0]
         ["additionalPrinterColumns"]
         .clone();
-    let names: Vec<&str> = columns.as_array().context("columns")?.iter().filter_map(|c| c["name"].as_str()).collect();
+    let names: Vec<&str> =
+        columns.as_array().context("columns")?.iter().filter_map(|c| c["name"].as_str()).collect();
     ensure!(names == ["Age", "Phase", "IP", "NodeName", "Ready", "Live-Migratable", "Paused"], "{names:?}");
     Ok(())
 }

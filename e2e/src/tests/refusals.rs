@@ -21,8 +21,7 @@ pub async fn of_kubevirt_objects(context: Context) -> anyhow::Result<()> {
     }
     for namespace in [NAMESPACE, context.namespace.as_str()] {
         let api: Api<KubeVirt> = Api::namespaced(context.cluster.client.clone(), namespace);
-        let second: KubeVirt =
-            serde_json::from_value(json!({"metadata": {"name": "second"}, "spec": {}}))?;
+        let second: KubeVirt = serde_json::from_value(json!({"metadata": {"name": "second"}, "spec": {}}))?;
         let error = api.create(&PostParams::default(), &second).await.err();
         let message = error.with_context(|| format!("a second one in {namespace} was accepted"))?.to_string();
         ensure!(message.contains("already"), "{message}");

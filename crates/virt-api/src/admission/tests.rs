@@ -1,3 +1,5 @@
+//! Whole reviews: objects in, answers out.
+
 use super::*;
 use kubevirt_types::gate::{Reporter, floor};
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Start, stop and restart, for every run strategy and state.
+
 use super::*;
 
 fn vm(spec: Value, status: Value) -> VirtualMachine {

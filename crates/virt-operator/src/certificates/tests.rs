@@ -1,3 +1,5 @@
+//! Certificates that verify, bundles that merge, and reissues.
+
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;

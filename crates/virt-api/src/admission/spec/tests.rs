@@ -1,3 +1,5 @@
+//! Tables of what is admitted and what is refused in the spec of an instance.
+
 use super::*;
 use serde_json::{Value, json};
 
