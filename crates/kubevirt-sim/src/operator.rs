@@ -130,7 +130,16 @@ impl Operator {
                         || outcome.plan.stage == Stage::Blocked
                         || !outcome.plan.waiting_on.is_empty());
                 quiet = if over { quiet + 1 } else { 0 };
-                let settled = matches!(outcome.plan.direction, Direction::Steady | Direction::Nothing);
+                let waits = &outcome.plan.waiting_on;
+                let settled = match outcome.plan.direction {
+                    Direction::Steady => true,
+                    Direction::Nothing => waits.is_empty() || waits.iter().any(|wait| wait.cause().is_some()),
+                    Direction::Install
+                    | Direction::Update
+                    | Direction::Rollback
+                    | Direction::SameVersion
+                    | Direction::Uninstall => false,
+                };
                 last = Some(outcome.plan);
                 if (settled && quiet >= 2) || quiet >= 16 {
                     break;

@@ -19,7 +19,6 @@ fn sweep(from: Release, change: Event, event: Event, end: &Release) -> usize {
         let (mut other_operator, mut other) = (operator.clone(), cluster.clone());
         event(&mut other);
         settle(&mut other_operator, &mut other);
-        println!("{boundaries} {} {:?}", support::tail(&other), other.observe().strategy_jobs);
         assert_at(&other, end);
         boundaries += 1;
         match operator.run_writes(&mut cluster, 1, 400) {

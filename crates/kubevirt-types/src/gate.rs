@@ -91,7 +91,7 @@ pub fn reporters(
     let controllers = controllers
         .iter()
         .filter(|pod| !pod.ending)
-        .map(|pod| Reporter { name: format!("virt-controller {}", pod.name), release: release_of(pod) });
+        .map(|pod| Reporter { name: pod.name.clone(), release: release_of(pod) });
     let handlers = by_node.into_iter().map(|(node, pod)| Reporter {
         name: format!("virt-handler on node {node}"),
         release: pod.and_then(release_of),

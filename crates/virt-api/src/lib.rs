@@ -15,7 +15,6 @@ pub mod instance;
 pub mod lifecycle;
 pub mod metrics;
 pub mod refusal;
-pub mod reporters;
 pub mod run;
 pub mod server;
 pub mod session;

@@ -16,14 +16,13 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use kubevirt_runtime::health::Condition;
 use kubevirt_runtime::tls::{ClientAuth, Peers, ServerTls};
-use kubevirt_types::gate::{self, Floor};
+use kubevirt_types::gate::{self, Floor, PodFacts, Report};
 use kubevirt_types::{KubeVirt, labels};
 use serde::de::DeserializeOwned;
 
 use crate::access::FrontProxy;
 use crate::admission::defaults::MACHINE_TYPE;
 use crate::handler_pod::{self, HandlerPod};
-use crate::reporters::{Watched, reporters};
 
 const VIRT_CONTROLLER: &str = "virt-controller";
 const VIRT_HANDLER: &str = "virt-handler";
@@ -104,13 +103,11 @@ impl View {
                 .filter(|pod| pod.labels().get(labels::APP).is_some_and(|a| a == app))
                 .collect()
         };
-        gate::floor(&reporters(&Watched {
-            leases: leases.iter().map(Arc::as_ref).collect(),
-            controllers: of(VIRT_CONTROLLER),
-            handlers: of(VIRT_HANDLER),
-            daemon_set: daemon_set.as_deref(),
-            nodes: nodes.iter().map(Arc::as_ref).collect(),
-        }))
+        let facts = |app: &str| -> Vec<PodFacts> { of(app).into_iter().map(PodFacts::from_pod).collect() };
+        let nodes: Vec<Node> = nodes.iter().map(|node| node.as_ref().clone()).collect();
+        let wanted = daemon_set.map(|set| gate::wanted_nodes(&set, &nodes)).unwrap_or_default();
+        let reports: Vec<Report> = leases.iter().filter_map(|lease| Report::from_lease(lease)).collect();
+        gate::floor(&gate::reporters(&facts(VIRT_CONTROLLER), &facts(VIRT_HANDLER), &wanted, &reports))
     }
 
     /// The virt-handlers of a node, the best first.

@@ -83,15 +83,14 @@ impl Observer {
         let bundle = self.cache.get(&self.in_namespace(CONFIG_MAP, labels::CONFIGMAP_CA));
         let guarded = !self.cache.of_kind(ADMISSION_POLICY).is_empty();
         let uninstalling = kubevirt.as_ref().is_some_and(KubeVirt::is_deleting);
-        let node_names: Vec<String> = nodes.iter().map(|node| node.handle.key.name.clone()).collect();
         Ok(Observed {
             synced: self.behind().is_empty(),
             operator: self.operator.clone(),
             reporters: reporters::reporters(
-                &pods,
-                &reporters::reports(&self.cache.of_kind(LEASE)),
-                &node_names,
-                handlers_wanted(&objects),
+                &pod_objects,
+                &self.cache.of_kind(LEASE),
+                &node_objects,
+                objects.values().find(|object| object["kind"] == DAEMON_SET),
             ),
             guard_active: guarded && probe::guard_active(&self.client, &self.operator.namespace).await?,
             certificates: certificates::certificates(&self.cache.of_kind(SECRET), bundle.as_ref()),
@@ -165,16 +164,6 @@ impl Observer {
 
 fn is_strategy(object: &Value) -> bool {
     object["kind"] == CONFIG_MAP && object["metadata"]["labels"].get(labels::INSTALL_STRATEGY).is_some()
-}
-
-/// The number of nodes on which the DaemonSet wants a virt-handler.
-fn handlers_wanted(objects: &BTreeMap<ObjectKey, Value>) -> usize {
-    objects
-        .iter()
-        .filter(|(key, _)| key.kind == DAEMON_SET && key.name == "virt-handler")
-        .filter_map(|(_, object)| object["status"]["desiredNumberScheduled"].as_u64())
-        .filter_map(|wanted| usize::try_from(wanted).ok())
-        .sum()
 }
 
 /// The oldest KubeVirt object of the namespace, and every other one anywhere.

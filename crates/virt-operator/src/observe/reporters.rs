@@ -1,98 +1,75 @@
-//! Who has to report a release, and what they report. Pure.
-//!
-//! The rules are ARCHITECTURE's: every virt-controller pod that isn't being deleted, the newest
-//! virt-handler pod of each node that isn't being deleted, and a silent one for each node that the
-//! DaemonSet wants and that has none.
+//! Who has to report a release, and what they report, from what the watches hold. The rules are
+//! `kubevirt_types::gate`'s: virt-api's gate and the operator's plan never disagree about them.
 
-use std::collections::BTreeMap;
-
-use kubevirt_rollout::observed::Pod;
-use kubevirt_types::gate::Reporter;
-use kubevirt_types::{Release, labels};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kubevirt_types::gate::{self, PodFacts, Report, Reporter};
+use kubevirt_types::labels;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The releases in report leases, by the name of the pod that reports.
-pub fn reports(leases: &[Value]) -> BTreeMap<String, Release> {
-    leases
-        .iter()
-        .filter_map(|lease| {
-            let pod = lease["spec"]["holderIdentity"].as_str()?;
-            let release = lease["metadata"]["labels"][labels::REPORT_VERSION].as_str()?.parse().ok()?;
-            Some((pod.to_owned(), release))
-        })
-        .collect()
-}
-
-/// Everybody who has to report. `handlers_wanted` is the number of nodes that the DaemonSet wants.
+/// Everybody who has to report.
 pub fn reporters(
-    pods: &[Pod],
-    reports: &BTreeMap<String, Release>,
-    nodes: &[String],
-    handlers_wanted: usize,
+    pods: &[Value],
+    leases: &[Value],
+    nodes: &[Value],
+    daemon_set: Option<&Value>,
 ) -> Vec<Reporter> {
-    let living = |component: &'static str| {
-        pods.iter().filter(move |pod| pod.component == component && pod.deleting_since.is_none())
+    let facts = |component: &str| -> Vec<PodFacts> {
+        pods.iter()
+            .filter(|pod| pod["metadata"]["labels"][labels::APP] == component)
+            .filter_map(typed::<Pod>)
+            .map(|pod| PodFacts::from_pod(&pod))
+            .collect()
     };
-    let mut reporters: Vec<Reporter> = living("virt-controller")
-        .map(|pod| Reporter { name: pod.name.clone(), release: reports.get(&pod.name).cloned() })
-        .collect();
-    let mut newest: BTreeMap<&str, &Pod> = BTreeMap::new();
-    for pod in living("virt-handler") {
-        let Some(node) = pod.node.as_deref() else { continue };
-        let known = newest.entry(node).or_insert(pod);
-        if (pod.created, &pod.name) > (known.created, &known.name) {
-            *known = pod;
-        }
-    }
-    for (node, pod) in &newest {
-        let release = reports.get(&pod.name).cloned();
-        reporters.push(Reporter { name: on_node(node), release });
-    }
-    let missing = handlers_wanted.saturating_sub(newest.len());
-    let without = nodes.iter().filter(|node| !newest.contains_key(node.as_str()));
-    reporters.extend(without.take(missing).map(|node| Reporter { name: on_node(node), release: None }));
-    reporters
+    let reports: Vec<Report> =
+        leases.iter().filter_map(typed::<Lease>).filter_map(|lease| Report::from_lease(&lease)).collect();
+    let nodes: Vec<Node> = nodes.iter().filter_map(typed).collect();
+    let wanted = daemon_set.and_then(typed).map(|set| gate::wanted_nodes(&set, &nodes)).unwrap_or_default();
+    gate::reporters(&facts("virt-controller"), &facts("virt-handler"), &wanted, &reports)
 }
 
-fn on_node(node: &str) -> String {
-    format!("virt-handler on node {node}")
+/// An object of the API server as its type; none where it isn't one, which an API server never sends.
+fn typed<T: DeserializeOwned>(object: &Value) -> Option<T> {
+    T::deserialize(object).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_types::Release;
     use serde_json::json;
 
-    fn pod(component: &str, name: &str, node: &str, created: i64, deleting: bool) -> Pod {
-        Pod {
-            component: component.into(),
-            name: name.into(),
-            uid: name.into(),
-            node: Some(node.into()),
-            template_hash: None,
-            release: None,
-            created: jiff::Timestamp::from_second(created).unwrap(),
-            ready_since: None,
-            deleting_since: deleting.then_some(jiff::Timestamp::UNIX_EPOCH),
-            restarts: 0,
-            trouble: None,
-        }
+    fn pod(component: &str, name: &str, node: &str, created: u32) -> Value {
+        json!({
+            "metadata": {
+                "name": name, "labels": {labels::APP: component},
+                "creationTimestamp": format!("2026-01-01T00:00:{created:02}Z"),
+            },
+            "spec": {"nodeName": node, "containers": []},
+        })
     }
 
     #[test]
     fn the_newest_handler_of_a_node_speaks_for_it_and_a_missing_one_is_silent() {
         let lease = |pod: &str, version: &str| json!({"metadata": {"labels": {labels::REPORT_VERSION: version}}, "spec": {"holderIdentity": pod}});
-        let reports = reports(&[lease("c1", "v0.18.0"), lease("h1", "v0.17.0"), lease("h2", "v0.18.0")]);
+        let node =
+            |name: &str, taints: Value| json!({"metadata": {"name": name}, "spec": {"taints": taints}});
+        let leases = [lease("c1", "v0.18.0"), lease("h1", "v0.17.0"), lease("h2", "v0.18.0")];
         let pods = [
-            pod("virt-controller", "c1", "a", 1, false),
-            pod("virt-controller", "c0", "a", 1, true),
-            pod("virt-handler", "h1", "a", 1, false),
-            pod("virt-handler", "h2", "a", 2, false),
-            pod("virt-handler", "h3", "b", 1, false),
-            pod("virt-api", "a1", "b", 1, false),
+            pod("virt-controller", "c1", "a", 1),
+            pod("virt-handler", "h1", "a", 1),
+            pod("virt-handler", "h2", "a", 2),
+            pod("virt-handler", "h3", "b", 1),
+            pod("virt-api", "a1", "b", 1),
         ];
-        let nodes = ["a".to_owned(), "b".to_owned(), "c".to_owned(), "tainted".to_owned()];
-        let told: Vec<_> = reporters(&pods, &reports, &nodes, 3)
+        let tainted = node("tainted", json!([{"key": "x", "effect": "NoSchedule"}]));
+        let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([])), tainted];
+        let daemon_set = json!({
+            "metadata": {"name": "virt-handler"},
+            "spec": {"selector": {}, "template": {"spec": {"containers": []}}},
+        });
+        let told: Vec<_> = reporters(&pods, &leases, &nodes, Some(&daemon_set))
             .into_iter()
             .map(|reporter| (reporter.name, reporter.release))
             .collect();
