@@ -23,7 +23,6 @@ const AFTER_ERRORS: Duration = Duration::from_secs(30);
 /// Reconciles until told to stop. A round that is cut off leaves nothing behind that the next leader
 /// doesn't see: each of its writes is whole or isn't there.
 pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, stop: CancellationToken) {
-    tracing::info!("leading");
     stop.run_until_cancelled(async {
         let mut errors = 0;
         loop {
@@ -46,7 +45,6 @@ pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, 
         }
     })
     .await;
-    tracing::info!("not leading any more");
 }
 
 /// After how long to look again where nothing changes.
