@@ -135,9 +135,12 @@ fn conditions(status: &mut KubeVirtStatus, observed: &Observed, plan: &Plan, arr
     let Some(target) = &plan.target else { return };
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     if once {
+        // a target that is given up before it is reached is what the way back comes from
+        let given_up = status.history.last().filter(|record| record.completed.is_none());
+        let previous = given_up.and_then(|record| record.from.clone());
         let message = format!(
             "Transitioning from previous version {} with registry {} to target version {} using registry {}{waiting}",
-            text(&status.observed_kube_virt_version),
+            previous.unwrap_or_else(|| text(&status.observed_kube_virt_version)),
             text(&status.observed_kube_virt_registry),
             target.release,
             target.registry,

@@ -9,17 +9,23 @@ use support::{assert_at, installed_on, settle};
 /// What happens at a boundary.
 type Event = fn(&mut Cluster);
 
+/// Every so many boundaries are tried, so that a run takes seconds; `KUBEVIRT_SWEEP=all` tries all of them.
+const STRIDE: usize = 4;
+
 /// Carries out a change one write at a time; after each, a copy of the world goes another way to its end. Returns how
 /// many boundaries there were.
 fn sweep(from: Release, change: Event, event: Event, end: &Release) -> usize {
+    let stride = if std::env::var("KUBEVIRT_SWEEP").is_ok_and(|all| all == "all") { 1 } else { STRIDE };
     let (mut operator, mut cluster) = installed_on(2, from, 7);
     change(&mut cluster);
     let mut boundaries = 0;
     loop {
         let (mut other_operator, mut other) = (operator.clone(), cluster.clone());
         event(&mut other);
-        settle(&mut other_operator, &mut other);
-        assert_at(&other, end);
+        if boundaries % stride == 0 {
+            settle(&mut other_operator, &mut other);
+            assert_at(&other, end);
+        }
         boundaries += 1;
         match operator.run_writes(&mut cluster, 1, 400) {
             Ok(true) => {}
