@@ -195,7 +195,7 @@ impl Cluster {
     }
 
     /// The manifests of a config, made once.
-    pub(crate) fn manifests(&self, config: &InstallConfig) -> Arc<ManifestSet> {
+    pub fn manifests(&self, config: &InstallConfig) -> Arc<ManifestSet> {
         let mut generated = self.generated.borrow_mut();
         generated.entry(config.id()).or_insert_with(|| Arc::new(small(manifests(config)))).clone()
     }
@@ -314,6 +314,12 @@ impl Cluster {
     /// A release's images can be pulled from now on.
     pub fn publish_images(&mut self, release: Release) {
         self.images.insert(release);
+    }
+
+    /// A release's operator image makes these manifests from now on.
+    pub fn publish_manifests(&mut self, set: ManifestSet) {
+        self.images.insert(set.config.release.clone());
+        self.generated.borrow_mut().insert(set.config.id(), Arc::new(set));
     }
 
     /// Deleted pods go on carrying streams for so long.
