@@ -52,6 +52,14 @@ pub enum ApplyError {
         #[allow(missing_docs)]
         step: String,
     },
+    /// The API server took it and keeps the object different.
+    #[error("{step}: the API server keeps {pointer} different from the manifest")]
+    Ineffective {
+        #[allow(missing_docs)]
+        step: String,
+        /// Where.
+        pointer: String,
+    },
     /// The step can't be sent.
     #[error("{step}")]
     Request {
@@ -75,9 +83,11 @@ impl ApplyError {
     pub fn is_stale(&self) -> bool {
         match self {
             Self::Stale { .. } => true,
-            Self::Refused { .. } | Self::Timeout { .. } | Self::Request { .. } | Self::Certificate { .. } => {
-                false
-            }
+            Self::Refused { .. }
+            | Self::Timeout { .. }
+            | Self::Ineffective { .. }
+            | Self::Request { .. }
+            | Self::Certificate { .. } => false,
         }
     }
 }
@@ -146,8 +156,7 @@ impl Executor {
         let unsendable = |source| ApplyError::Request { step: step.to_string(), source };
         match step {
             Step::Apply { manifest, precondition } => {
-                let request = request::apply(manifest.body.clone(), precondition).map_err(unsendable)?;
-                self.write(step, request, precondition).await
+                self.apply_manifest(step, &manifest.body, precondition).await
             }
             Step::CreateStrategyJob { manifest } => {
                 let request =
@@ -214,6 +223,25 @@ impl Executor {
         }
     }
 
+    /// Brings an object to what its manifest says, whoever else has written to it.
+    async fn apply_manifest(
+        &self,
+        step: &Step,
+        manifest: &Value,
+        precondition: &Precondition,
+    ) -> Result<Vec<Written>, ApplyError> {
+        let unsendable = |source| ApplyError::Request { step: step.to_string(), source };
+        let request = request::apply(manifest.clone(), precondition).map_err(unsendable)?;
+        let mut stored = self.send(step, request).await?;
+        if let Some(request) = request::restore(manifest, &stored).map_err(unsendable)? {
+            stored = self.send(step, request).await?;
+            if let Some(pointer) = request::difference(manifest, &stored) {
+                return Err(ApplyError::Ineffective { step: step.to_string(), pointer });
+            }
+        }
+        Ok(written(&stored, precondition))
+    }
+
     /// From a little before now on for so long.
     fn valid(&self, duration: SignedDuration) -> Validity {
         let now = Timestamp::now();
@@ -230,14 +258,7 @@ impl Executor {
         request: Sent,
         before: &Precondition,
     ) -> Result<Vec<Written>, ApplyError> {
-        let object = self.send(step, request).await?;
-        let resource_version = text(&object, "/metadata/resourceVersion");
-        let same = match before {
-            Precondition::Absent => false,
-            Precondition::Unchanged { resource_version: was, .. } => resource_version.as_ref() == Some(was),
-        };
-        let written = ObjectKey::of(&object).filter(|_| !same).map(|key| Written { key, resource_version });
-        Ok(written.into_iter().collect())
+        Ok(written(&self.send(step, request).await?, before))
     }
 
     /// Sends a deletion; an object that is gone already is as good.
@@ -329,6 +350,16 @@ impl Executor {
             Err(_) => Err(ApplyError::Timeout { step: step.to_string() }),
         }
     }
+}
+
+/// What a write has changed: nothing where the object is of the version that it was of before.
+fn written(stored: &Value, before: &Precondition) -> Vec<Written> {
+    let resource_version = text(stored, "/metadata/resourceVersion");
+    let same = match before {
+        Precondition::Absent => false,
+        Precondition::Unchanged { resource_version: was, .. } => resource_version.as_ref() == Some(was),
+    };
+    ObjectKey::of(stored).filter(|_| !same).map(|key| Written { key, resource_version }).into_iter().collect()
 }
 
 fn is_not_found(error: &kube::Error) -> bool {

@@ -2,8 +2,8 @@
 
 use http::Request;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kubevirt_rollout::Precondition;
 use kubevirt_rollout::step::Propagation;
+use kubevirt_rollout::{Precondition, is_subset};
 use kubevirt_types::ObjectKey;
 use serde_json::{Map, Value, json};
 
@@ -82,6 +82,50 @@ fn patch_apply(key: &ObjectKey, body: &Value) -> Result<Sent, RequestError> {
     build(key, |request| {
         request.patch(&key.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body))
     })
+}
+
+/// What an apply can't do: entries that somebody else has put into our lists stay theirs. Replaces
+/// those parts of an object as it was just stored; none when it is what the manifest says.
+pub fn restore(manifest: &Value, stored: &Value) -> Result<Option<Sent>, RequestError> {
+    let key = ObjectKey::of(manifest).ok_or(RequestError::NotAnObject)?;
+    let version = &stored["metadata"]["resourceVersion"];
+    let mut patch = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+    for (field, wanted) in manifest.as_object().into_iter().flatten() {
+        let ours = !["apiVersion", "kind", "metadata", "status"].contains(&field.as_str());
+        if ours && !is_subset(&json!({ field: wanted }), stored) {
+            patch.push(json!({"op": "add", "path": format!("/{field}"), "value": wanted}));
+        }
+    }
+    if patch.len() == 1 {
+        return Ok(None);
+    }
+    let url = row(&key)?.url(key.namespace.as_deref());
+    let request = Request::patch(format!("{url}/{}?fieldManager={FIELD_MANAGER}", key.name))
+        .header("Content-Type", "application/json-patch+json")
+        .body(Value::Array(patch).to_string().into_bytes())
+        .expect("a key makes a URL");
+    Ok(Some(request))
+}
+
+/// Where an object isn't what its manifest says, as a JSON pointer.
+pub fn difference(manifest: &Value, stored: &Value) -> Option<String> {
+    if is_subset(manifest, stored) {
+        return None;
+    }
+    let inner = |name: String, wanted: &Value, found: Option<&Value>| {
+        let rest = difference(wanted, found.unwrap_or(&Value::Null))?;
+        Some(format!("/{name}{rest}"))
+    };
+    let deeper = match (manifest, stored) {
+        (Value::Object(wanted), Value::Object(found)) => {
+            wanted.iter().find_map(|(name, wanted)| inner(name.clone(), wanted, found.get(name)))
+        }
+        (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
+            wanted.iter().zip(found).enumerate().find_map(|(i, (w, f))| inner(i.to_string(), w, Some(f)))
+        }
+        _ => None,
+    };
+    Some(deeper.unwrap_or_default())
 }
 
 /// Reads an object.
@@ -242,6 +286,31 @@ mod tests {
             "{uri}"
         );
         assert_eq!(body["status"]["phase"], "Deployed");
+    }
+
+    #[test]
+    fn what_others_put_into_our_lists_is_taken_out() {
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "virt-api", "namespace": "kubevirt"},
+            "spec": {"ports": [{"port": 443}], "selector": {"a": "b"}},
+        });
+        let mut stored = manifest.clone();
+        stored["metadata"]["resourceVersion"] = json!("7");
+        stored["spec"]["clusterIP"] = json!("10.0.0.1");
+        assert!(restore(&manifest, &stored).unwrap().is_none());
+        assert_eq!(difference(&manifest, &stored), None);
+        stored["spec"]["ports"] = json!([{"port": 443}, {"port": 80}]);
+        assert_eq!(difference(&manifest, &stored).as_deref(), Some("/spec/ports"));
+        let request = restore(&manifest, &stored).unwrap().unwrap();
+        assert_eq!(request.headers()["content-type"], "application/json-patch+json");
+        let (.., body) = told(&request);
+        assert_eq!(
+            body,
+            json!([
+                {"op": "test", "path": "/metadata/resourceVersion", "value": "7"},
+                {"op": "add", "path": "/spec", "value": manifest["spec"]},
+            ])
+        );
     }
 
     #[test]

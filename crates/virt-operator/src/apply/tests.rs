@@ -109,6 +109,31 @@ async fn an_apply_that_changes_nothing_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn what_others_have_added_is_taken_out_or_said() {
+    let ports = |ports: Value| {
+        let mut object = stored("Service", "a", "7");
+        object["spec"] = json!({"ports": ports});
+        object
+    };
+    let step = || Step::Apply {
+        manifest: Manifest::plain(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "kubevirt"},
+            "spec": {"ports": [1]},
+        })),
+        precondition: Precondition::Absent,
+    };
+    let (taken, asked) = executor(vec![(200, ports(json!([1, 2]))), (200, ports(json!([1])))]);
+    assert!(taken.apply(&[step()]).await.stopped.is_none());
+    assert_eq!(asked.lock().unwrap()[1].1[1], json!({"op": "add", "path": "/spec", "value": {"ports": [1]}}));
+
+    let (kept, _) = executor(vec![(200, ports(json!([1, 2]))), (200, ports(json!([1, 2])))]);
+    assert_eq!(
+        kept.apply(&[step()]).await.stopped.unwrap().to_string(),
+        "create Service kubevirt/a: the API server keeps /spec/ports different from the manifest"
+    );
+}
+
+#[tokio::test]
 async fn a_leaf_is_signed_only_by_the_ca_of_the_plan() {
     let now = Timestamp::now();
     let valid = Validity { not_before: now, not_after: now + SignedDuration::from_hours(1) };
