@@ -4,7 +4,8 @@ use kubevirt_manifests::webhooks::OPERATOR_VALIDATOR;
 use kubevirt_manifests::workloads::{VIRT_API, VIRT_CONTROLLER, VIRT_HANDLER};
 use kubevirt_types::ObjectKey;
 
-use crate::plan::{Direction, Stage};
+use crate::context::Outcome;
+use crate::plan::{Direction, Plan, Stage};
 
 /// Nothing runs yet, so nobody can be disturbed. Admission comes last: it can't be answered before virt-api serves.
 pub const INSTALL: &[Stage] = &[
@@ -105,6 +106,28 @@ pub fn stages(direction: Direction) -> &'static [Stage] {
         Direction::Rollback => ROLLBACK,
         Direction::Steady => STEADY,
         Direction::Uninstall => UNINSTALL,
+    }
+}
+
+/// Goes through the stages of the plan's direction and stops at the first that isn't over. At the target no stage
+/// waits for another. Certificates that only wait hold nobody up.
+pub(crate) fn walk(plan: &mut Plan, stage_of: impl Fn(Stage) -> Outcome) {
+    plan.stage = Stage::Settled;
+    for &stage in stages(plan.direction) {
+        let outcome = stage_of(stage);
+        if outcome.is_over() {
+            continue;
+        }
+        let early = BLOCKED.contains(&stage);
+        let stops = if early { !outcome.steps.is_empty() } else { plan.direction != Direction::Steady };
+        if plan.stage == Stage::Settled && (stops || !outcome.steps.is_empty()) {
+            plan.stage = stage;
+        }
+        plan.steps.extend(outcome.steps);
+        plan.waiting_on.extend(outcome.waiting_on);
+        if stops {
+            return;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::order::{self, Component};
 use crate::policy::Policy;
 use crate::stage;
 pub use crate::stage::strategy::Make;
-pub use crate::stages::Stage;
+pub use crate::stages::{Direction, Stage};
 use crate::step::Step;
 use crate::target::resolve;
 use crate::waiting::WaitingOn;
@@ -29,25 +29,6 @@ pub struct Plan {
     pub waiting_on: Vec<WaitingOn>,
     /// What is wanted; none at uninstall, without a KubeVirt object, or when the spec names no release.
     pub target: Option<InstallConfig>,
-}
-
-/// What kind of change a plan is part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// There is no KubeVirt object, or it isn't ours to carry out.
-    Nothing,
-    /// Nothing is observed yet.
-    Install,
-    /// To a newer release.
-    Update,
-    /// To an older release.
-    Rollback,
-    /// The same release with other settings, or with pods that aren't its own.
-    SameVersion,
-    /// The target is observed and nothing has to roll: only drift is put right.
-    Steady,
-    /// The KubeVirt object is being deleted.
-    Uninstall,
 }
 
 /// The next safe steps.
@@ -68,7 +49,7 @@ pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
     let view = View { observed, kubevirt, policy, now };
     if kubevirt.is_deleting() {
         plan.direction = Direction::Uninstall;
-        walk(&mut plan, |stage| stage::uninstall::run(view, stage));
+        order::walk(&mut plan, |stage| stage::uninstall::run(view, stage));
         return plan;
     }
     let config = match resolve(&kubevirt.spec, &observed.operator) {
@@ -83,7 +64,7 @@ pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
         return blocked(plan, view, WaitingOn::Refused { cause }.into());
     }
     plan.direction = context.direction;
-    walk(&mut plan, |stage| match stage {
+    order::walk(&mut plan, |stage| match stage {
         Stage::Strategy => strategy.outcome.clone(),
         other => run(&context, other),
     });
@@ -100,7 +81,7 @@ fn blocked(mut plan: Plan, view: View<'_>, why: Outcome) -> Plan {
     match running {
         Some(context) => {
             plan.direction = Direction::Steady;
-            walk(&mut plan, |stage| match stage {
+            order::walk(&mut plan, |stage| match stage {
                 Stage::Strategy | Stage::Orphans => Outcome::over(),
                 other => run(&context, other),
             });
@@ -152,27 +133,5 @@ fn run(context: &Context<'_>, stage: Stage) -> Outcome {
         | Stage::Nodes
         | Stage::RemoveFinalizer
         | Stage::Settled => Outcome::over(),
-    }
-}
-
-/// Goes through the stages of the plan's direction and stops at the first that isn't over. At the target no stage
-/// waits for another. Certificates that only wait hold nobody up.
-fn walk(plan: &mut Plan, stage_of: impl Fn(Stage) -> Outcome) {
-    plan.stage = Stage::Settled;
-    for &stage in order::stages(plan.direction) {
-        let outcome = stage_of(stage);
-        if outcome.is_over() {
-            continue;
-        }
-        let early = order::BLOCKED.contains(&stage);
-        let stops = if early { !outcome.steps.is_empty() } else { plan.direction != Direction::Steady };
-        if plan.stage == Stage::Settled && (stops || !outcome.steps.is_empty()) {
-            plan.stage = stage;
-        }
-        plan.steps.extend(outcome.steps);
-        plan.waiting_on.extend(outcome.waiting_on);
-        if stops {
-            return;
-        }
     }
 }

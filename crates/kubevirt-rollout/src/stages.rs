@@ -1,6 +1,25 @@
-//! The names of the stages.
+//! The names of the directions and of the stages.
 
 use std::fmt;
+
+/// What kind of change a plan is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// There is no KubeVirt object, or it isn't ours to carry out.
+    Nothing,
+    /// Nothing is observed yet.
+    Install,
+    /// To a newer release.
+    Update,
+    /// To an older release.
+    Rollback,
+    /// The same release with other settings, or with pods that aren't its own.
+    SameVersion,
+    /// The target is observed and nothing has to roll: only drift is put right.
+    Steady,
+    /// The KubeVirt object is being deleted.
+    Uninstall,
+}
 
 /// How far a change is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -37,6 +37,11 @@ const MOST_WRITES: usize = 12;
 const PERIOD: SignedDuration = SignedDuration::from_secs(5);
 
 impl Operator {
+    /// The operator after a crash: all that it knew is gone. What was promised to users is still watched.
+    pub fn restarted(&self) -> Self {
+        Self { policy: self.policy.clone(), promise: self.promise.clone(), ..Self::default() }
+    }
+
     /// One run, on a view that is as fresh as can be. At most `budget` steps are written: then the operator dies.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! An operator's day as a text, and the plans that it gives: one line for every plan that differs from the one before.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fmt::Write;

@@ -1,6 +1,8 @@
 //! What must never happen: for each invariant a plan that breaks it, made by a planner that is wrong on purpose, and
 //! the check that catches it. Sequences that no single plan shows are broken in the world and caught by the promise.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use kubevirt_manifests::{Manifest, ManifestSet};
@@ -265,7 +267,8 @@ fn a_version_that_is_served_no_longer_goes_when_the_update_is_over() {
 
 #[test]
 fn the_promise_notices_a_world_that_is_broken() {
-    let cases: [(&str, fn(&mut Cluster)); 2] = [
+    type Break = fn(&mut Cluster);
+    let cases: [(&str, Break); 2] = [
         ("I7", |cluster| {
             let key = ObjectKey::cluster(RBAC, "ClusterRole", "kubevirt-handler");
             cluster.tamper(&key, "/rules", json!([]));

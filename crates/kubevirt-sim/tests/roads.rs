@@ -1,5 +1,7 @@
 //! Whole roads: install, update, rollback, uninstall, and what a user or misfortune does on the way.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use jiff::SignedDuration;
@@ -379,5 +381,21 @@ fn waits_are_named_in_the_conditions() {
     for reason in ["StrategyJob", "GuardNotActive", "HandlersNotReady", "ControllersNotReady", "ApiNotReady"]
     {
         assert!(waits.contains(reason), "{reason} in {waits:?}");
+    }
+}
+
+#[test]
+fn a_status_that_is_derived_twice_is_the_same() {
+    let (mut operator, mut cluster) = installed(Release::V0_17_0);
+    cluster.set_image_tag(Some("v0.18.0"));
+    for _ in 0..60 {
+        let outcome = operator.reconcile(&mut cluster, 0).unwrap();
+        let later = cluster.now().saturating_add(SignedDuration::from_secs(5)).unwrap();
+        let observed = cluster.observe();
+        let first = kubevirt_rollout::status(&observed, &outcome.plan, cluster.now());
+        let mut seen = observed.clone();
+        seen.kubevirt.as_mut().unwrap().status = Some(first.clone());
+        assert!(kubevirt_rollout::status(&seen, &outcome.plan, later) == first);
+        operator.run(&mut cluster, 1).unwrap();
     }
 }

@@ -1,8 +1,10 @@
 //! Sweeps: at every boundary between two writes of a change, something else happens.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
-use kubevirt_sim::{Cluster, Operator};
+use kubevirt_sim::Cluster;
 use kubevirt_types::Release;
 use support::{assert_at, installed_on, settle};
 
@@ -81,7 +83,7 @@ fn a_crash_after_every_single_write_comes_to_the_same_end() {
     to_new(&mut cluster);
     let mut crashes = 0;
     while operator.run_writes(&mut cluster, 1, 400).unwrap() {
-        operator = Operator::default();
+        operator = operator.restarted();
         crashes += 1;
     }
     println!("crashes: {crashes}");

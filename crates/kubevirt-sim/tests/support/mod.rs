@@ -1,5 +1,5 @@
 //! What every road needs: a cluster with an installation, and how to look at it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use kubevirt_rollout::{Direction, Plan, Stage};
 use kubevirt_sim::{Cluster, Operator};
