@@ -32,7 +32,7 @@ check: ## format, lints, house rules
 	@cargo xtask check
 
 unit: ## all tests that need no cluster
-	@cargo test --quiet --workspace --exclude e2e
+	@cargo test --quiet --workspace
 
 e2e: ## one end-to-end suite: make e2e SUITE=name
 	@scripts/e2e.sh suite $(or $(SUITE),$(error name a suite: make e2e SUITE=name))

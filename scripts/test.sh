@@ -31,7 +31,7 @@ step() {
 }
 
 unit() {
-  step unit cargo test --workspace --exclude e2e --no-fail-fast
+  step unit cargo test --workspace --no-fail-fast
   sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$logs/unit.log" |
     awk '{ passed += $1; failed += $2; skipped += $3 } END { printf "unit: %d passed, %d failed, %d skipped\n", passed, failed, skipped }'
 }

@@ -43,7 +43,7 @@ pub async fn run(report_file: &Path) -> anyhow::Result<()> {
     let (from, to) = (Release::V0_17_0, Release::V0_18_0);
     println!("==> KubeVirt {from}");
     cluster.remove_namespaces().await?;
-    product.bring_to(&from).await?;
+    product.install_from_nothing(&from).await?;
 
     let namespace = cluster.namespace("demo").await?;
     let vms = Vms::of(&cluster, &namespace);

@@ -105,6 +105,17 @@ impl Product {
         self.wait_for(release).await
     }
 
+    /// From whatever there is to nothing, and from there to a release. What then runs is what the images hold
+    /// now: a release that was installed before may run older builds under the same tags.
+    pub async fn install_from_nothing(&self, release: &Release) -> anyhow::Result<()> {
+        if self.object().await.is_ok_and(|object| object.is_some()) {
+            println!("  removing the KubeVirt that is installed");
+            self.uninstall().await?;
+        }
+        self.remove_operator(&Release::V0_18_0).await?;
+        self.bring_to(release).await
+    }
+
     /// Waits until only operator pods of a release are left.
     pub async fn wait_for_operator(&self, release: &Release) -> anyhow::Result<()> {
         wait::until(format!("virt-operator {release}"), Duration::from_secs(180), async || {

@@ -16,11 +16,7 @@ use crate::wait;
 /// From a cluster without KubeVirt to v0.17.0 with its status complete.
 pub async fn from_nothing(context: Context) -> anyhow::Result<()> {
     let product = &context.product;
-    if product.object().await.is_ok_and(|object| object.is_some()) {
-        product.uninstall().await?;
-    }
-    product.remove_operator(&Release::V0_18_0).await?;
-    product.bring_to(&Release::V0_17_0).await?;
+    product.install_from_nothing(&Release::V0_17_0).await?;
 
     let object = product.object().await?.context("KubeVirt object")?;
     let status = object.status.clone().context("status")?;
