@@ -13,6 +13,7 @@ use crate::cluster::{Cluster, SimPod};
 pub struct Promise {
     api: usize,
     handlers: BTreeMap<String, bool>,
+    looked_at: u64,
 }
 
 impl Promise {
@@ -21,6 +22,10 @@ impl Promise {
         if cluster.kubevirt.as_ref().is_none_or(|kubevirt| kubevirt.is_deleting()) {
             return vec![];
         }
+        if self.looked_at == cluster.version() {
+            return vec![];
+        }
+        self.looked_at = cluster.version();
         let mut broken = Vec::new();
         broken.extend(self.api_serves(cluster));
         broken.extend(self.handlers_serve(cluster));

@@ -11,7 +11,7 @@ use serde_json::json;
 use support::{assert_at, installed_on, settle};
 
 /// Sequences that are tried.
-const SEQUENCES: u64 = 10;
+const SEQUENCES: u64 = 6;
 /// Seconds in which something may happen.
 const SECONDS: usize = 150;
 

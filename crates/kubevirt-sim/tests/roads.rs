@@ -247,7 +247,9 @@ fn a_cosmetic_change_rolls_nothing_and_another_registry_rolls_everything() {
 fn what_drifts_or_disappears_is_put_right() {
     let (mut operator, mut cluster) = installed(Release::V0_18_0);
     let before = cluster.contents();
-    for key in before.keys().filter(|key| key.kind != "CustomResourceDefinition") {
+    let mut kinds = std::collections::BTreeSet::new();
+    let one_of_each = before.keys().filter(|key| kinds.insert(key.kind.clone()));
+    for key in one_of_each.filter(|key| key.kind != "CustomResourceDefinition") {
         cluster.vandalise(key);
         settle(&mut operator, &mut cluster);
         assert!(cluster.contents() == before, "{key}");
@@ -357,7 +359,7 @@ fn a_stale_view_only_fails() {
     let (mut operator, mut cluster) = installed(Release::V0_17_0);
     cluster.set_image_tag(Some("v0.18.0"));
     let mut views = vec![];
-    for round in 0..300_usize {
+    for round in 0..120_usize {
         views.push(cluster.observe());
         let stale = &views[round.saturating_sub(round % 4)];
         operator.reconcile_from(&mut cluster, &stale.clone(), usize::MAX).unwrap();
