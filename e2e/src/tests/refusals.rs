@@ -104,8 +104,8 @@ fn strategy_with_renamed_version(config: &InstallConfig) -> anyhow::Result<Manif
     let mut set = manifests(config);
     for manifest in &mut set.manifests {
         if manifest.key.name == "virtualmachines.kubevirt.io" {
-            let version = manifest.body.pointer_mut("/spec/versions/1/name").context("a second version")?;
-            *version = json!("v1beta1");
+            let version = manifest.body.pointer_mut("/spec/versions/0/name").context("a stored version")?;
+            *version = json!("v2");
             *manifest = manifest.clone().rehashed();
         }
     }
