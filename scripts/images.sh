@@ -22,6 +22,7 @@ build_binaries() {
     fail "cargo build"
   }
   install -D "$BINARIES/virtctl" "$CACHE/bin/virtctl"
+  ln -sf virtctl "$CACHE/bin/kubectl-virt" # kubectl virt
 }
 
 # build TAG DOCKERFILE FILE...: an image of just these files, unless the tag's image is of the same ones already.

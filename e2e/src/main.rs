@@ -16,6 +16,8 @@ mod ticks;
 mod vm;
 mod wait;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -47,11 +49,18 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
-    match Arguments::parse().command {
+    let outcome = match Arguments::parse().command {
         Command::Demo { report } => demo::run(&report).await,
         Command::Test { only } => suite::run("core", only.as_deref()).await,
         Command::Suite { name } => suite::run(&name, None).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -200,15 +200,24 @@ fn runs(object: &KubeVirt, release: &Release) -> bool {
         && !is_true(&status.conditions, "Degraded")
 }
 
-/// Phase and conditions in one line.
+/// Phase and conditions in one line: each message once, with the conditions that say it.
 pub fn how_it_stands(object: &KubeVirt) -> String {
     let Some(status) = &object.status else { return "no status".to_owned() };
-    let conditions: Vec<String> = status
-        .conditions
-        .iter()
-        .map(|c| format!("{}={:?} {}", c.type_, c.status, c.message.as_deref().unwrap_or_default()))
+    let mut said: Vec<(String, Vec<String>)> = Vec::new();
+    for condition in &status.conditions {
+        let message = condition.message.clone().unwrap_or_default();
+        let shown = format!("{}={:?}", condition.type_, condition.status);
+        match said.iter_mut().find(|(other, _)| *other == message) {
+            Some((_, conditions)) => conditions.push(shown),
+            None => said.push((message, vec![shown])),
+        }
+    }
+    let said: Vec<String> = said
+        .into_iter()
+        .map(|(message, conditions)| format!("{}: {message}", conditions.join(" ")))
         .collect();
-    format!("phase {:?}; {}", status.phase, conditions.join("; "))
+    let phase = status.phase.map_or("no phase".to_owned(), |phase| format!("{phase:?}"));
+    format!("{phase}; {}", said.join("; "))
 }
 
 /// Whether a pod of the control plane is of a release.

@@ -302,7 +302,7 @@ mod tests {
             report("h-b", Release::V0_17_0),
         ];
         let expected = [
-            reporter("virt-controller c-1", Some(Release::V0_18_0)),
+            reporter("c-1", Some(Release::V0_18_0)),
             reporter("virt-handler on node a", None),
             reporter("virt-handler on node b", Some(Release::V0_17_0)),
             reporter("virt-handler on node c", None),
