@@ -112,12 +112,8 @@ fn access() -> Access {
             named_rule(&[RBAC], &["clusterroles"], &ROLE_NAMES, &["patch", "delete", "escalate", "bind"]),
             named_rule(&[RBAC], &["clusterrolebindings"], &ROLE_NAMES, &["patch", "delete"]),
             rule(&[RBAC], &["roles", "rolebindings"], &["get", "list", "watch", "create"]),
-            named_rule(
-                &[RBAC],
-                &["roles"],
-                &[&ROLE_NAMES[..], &["extension-apiserver-authentication-reader"]].concat(),
-                &["patch", "delete", "escalate", "bind"],
-            ),
+            named_rule(&[RBAC], &["roles"], &ROLE_NAMES, &["patch", "delete", "escalate", "bind"]),
+            named_rule(&[RBAC], &["roles"], &["extension-apiserver-authentication-reader"], &["bind"]),
             named_rule(
                 &[RBAC],
                 &["rolebindings"],

@@ -71,11 +71,25 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> KubeVirtStatu
     status
 }
 
-/// The status of a KubeVirt object that is not the one that is carried out.
-pub fn refused_duplicate(kubevirt: &KubeVirt, now: Timestamp) -> KubeVirtStatus {
+/// The status of a KubeVirt object that is not the one that is carried out: there is another, or this one is not in the
+/// operator's namespace.
+pub fn refused_duplicate(
+    kubevirt: &KubeVirt,
+    active: Option<&KubeVirt>,
+    namespace: &str,
+    now: Timestamp,
+) -> KubeVirtStatus {
     let mut status = kubevirt.status.clone().unwrap_or_default();
-    let message = "There is an active KubeVirt deployment";
-    set(&mut status.conditions, Condition::new(SYNCHRONIZED, false, "ExistingDeployment", message), now);
+    let (reason, message) = match active {
+        Some(_) => ("ExistingDeployment", "There is an active KubeVirt deployment".to_owned()),
+        None => {
+            let message = format!(
+                "virt-operator runs in namespace {namespace}: the KubeVirt object has to be created there"
+            );
+            ("WrongNamespace", message)
+        }
+    };
+    set(&mut status.conditions, Condition::new(SYNCHRONIZED, false, reason, message), now);
     status
 }
 
@@ -122,6 +136,9 @@ fn conditions(status: &mut KubeVirtStatus, observed: &Observed, plan: &Plan, arr
     if let Some(WaitingOn::Refused { cause }) = failing {
         let message = format!("An error occurred during deployment: {cause}");
         put(SYNCHRONIZED, false, "DeploymentFailed", &message);
+        if !once {
+            status.phase.get_or_insert(KubeVirtPhase::Deploying);
+        }
         if once {
             available(&mut put, ready.0, ready.1);
         } else {

@@ -55,6 +55,18 @@ pub struct VirtualMachineInstanceSpec {
     pub hostname: Option<String>,
 }
 
+/// How long a guest has to shut down when nobody says.
+pub const DEFAULT_GRACE_SECONDS: i64 = 30;
+/// The longest grace period: a year. Longer ones only serve to overflow somebody's clock.
+pub const MAX_GRACE_SECONDS: i64 = 365 * 24 * 3600;
+
+impl VirtualMachineInstanceSpec {
+    /// How long the guest has to shut down, within bounds whatever was stored.
+    pub fn grace_seconds(&self) -> i64 {
+        self.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).clamp(0, MAX_GRACE_SECONDS)
+    }
+}
+
 /// What happens to an instance when its node is drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EvictionStrategy {

@@ -5,6 +5,7 @@
 
 use json_patch::Patch;
 use kubevirt_types::vm::{RunStrategy, StateChangeAction, StateChangeRequest};
+use kubevirt_types::vmi::MAX_GRACE_SECONDS;
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VmiPhase};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -165,6 +166,9 @@ fn stop(
 ) -> Result<Vec<Step>, Refusal> {
     if options.grace_period.is_some_and(|seconds| seconds < 0) {
         return Err(Refusal::bad_request("gracePeriod has to be greater or equal to 0"));
+    }
+    if options.grace_period.is_some_and(|seconds| seconds > MAX_GRACE_SECONDS) {
+        return Err(Refusal::bad_request(format!("gracePeriod has to be at most {MAX_GRACE_SECONDS}")));
     }
     let running = vmi.filter(|vmi| !phase(vmi).is_final());
     let mut steps: Vec<Step> =

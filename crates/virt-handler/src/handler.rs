@@ -22,8 +22,7 @@ use crate::control::Control;
 use crate::device::kind::{KVM, Reason, TUN};
 use crate::device::register::{self, Places};
 use crate::launcher::link::Links;
-use crate::life;
-use crate::lock::file::LockError;
+use crate::life::{self, LifeError};
 use crate::lock::state::{State, is_ready};
 use crate::metrics;
 use crate::node::heartbeat::{self, Facts};
@@ -50,9 +49,9 @@ pub enum RunError {
     /// A port is taken.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The node's lock can't be used.
-    #[error("the node's lock")]
-    Lock(#[from] LockError),
+    /// It can't go on.
+    #[error(transparent)]
+    Life(#[from] LifeError),
 }
 
 /// Runs until told to stop, and then until the last stream has ended.

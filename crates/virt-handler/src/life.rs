@@ -11,6 +11,18 @@ use tokio::task::JoinHandle;
 use crate::lock::file::{self, Held, LockError};
 use crate::lock::state::{Effect, Event, State, next};
 
+/// Why a life ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum LifeError {
+    /// The node's lock can't be had.
+    #[error("taking the node's lock")]
+    Lock(#[from] LockError),
+    /// What acts while the lock is held has ended, though nobody told it to. Holding on to the lock would leave the
+    /// node without control for ever; the kubelet starts a new process.
+    #[error("what controls this node's virtual machines ended by itself")]
+    Ended(#[source] Option<tokio::task::JoinError>),
+}
+
 /// Lives until the lock has been given back after the order to stop. `synced` ends when enough
 /// is known; `act` runs while the lock is held; `changed` is told each new state.
 pub async fn live<S, A>(
@@ -19,7 +31,7 @@ pub async fn live<S, A>(
     synced: S,
     act: impl FnOnce() -> A,
     changed: impl Fn(State),
-) -> Result<(), LockError>
+) -> Result<(), LifeError>
 where
     S: Future<Output = ()>,
     A: Future<Output = ()> + Send + 'static,
@@ -39,6 +51,7 @@ where
                 held = Some(lock?);
                 Event::LockTaken
             }
+            ended = ended(&mut acting), if acting.is_some() => return Err(LifeError::Ended(ended.err())),
         };
         let (then, effect) = next(state, event);
         tracing::info!(?event, state = ?then, "life");
@@ -61,6 +74,13 @@ where
     }
     drop((waiting, held));
     Ok(())
+}
+
+async fn ended(acting: &mut Option<JoinHandle<()>>) -> Result<(), tokio::task::JoinError> {
+    match acting {
+        Some(acting) => acting.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn granted(
@@ -93,7 +113,7 @@ mod tests {
     fn start(
         lock: &std::path::Path,
         actors: &Arc<AtomicUsize>,
-    ) -> (Shutdown, watch::Receiver<State>, JoinHandle<Result<(), LockError>>) {
+    ) -> (Shutdown, watch::Receiver<State>, JoinHandle<Result<(), LifeError>>) {
         let (shutdown, lock, actors) = (Shutdown::new(), lock.to_owned(), actors.clone());
         let (tell, told) = watch::channel(State::Syncing);
         let stop = shutdown.clone();
@@ -106,6 +126,19 @@ mod tests {
             live(lock, &stop, std::future::ready(()), act, |state| tell.send(state).unwrap_or(())).await
         });
         (shutdown, told, task)
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_what_acts_ends_the_life_and_gives_the_lock_back() {
+        let lock = std::env::temp_dir().join(format!("virt-handler-panic-{}", std::process::id()));
+        let act = || async { panic!("on purpose") };
+        let outcome = live(lock.clone(), &Shutdown::new(), std::future::ready(()), act, |_| {}).await;
+        assert!(matches!(outcome, Err(LifeError::Ended(Some(_)))), "{outcome:?}");
+        let (stop, mut next, task) = start(&lock, &Arc::default());
+        next.wait_for(|s| *s == State::Holding).await.unwrap();
+        stop.start();
+        task.await.unwrap().unwrap();
+        std::fs::remove_file(lock).unwrap();
     }
 
     #[tokio::test]

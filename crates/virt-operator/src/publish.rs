@@ -80,11 +80,17 @@ impl Publisher {
         }
     }
 
-    /// Says on a KubeVirt object that another one is carried out.
-    pub async fn refuse(&self, key: &ObjectKey, now: Timestamp) -> Result<(), PublishError> {
+    /// Says on a KubeVirt object that it isn't carried out, and why.
+    pub async fn refuse(
+        &self,
+        key: &ObjectKey,
+        active: Option<&KubeVirt>,
+        namespace: &str,
+        now: Timestamp,
+    ) -> Result<(), PublishError> {
         let object = self.cache.get(key).and_then(|object| serde_json::from_value::<KubeVirt>(object).ok());
         match object {
-            Some(other) => self.publish(&other, &refused_duplicate(&other, now)).await,
+            Some(other) => self.publish(&other, &refused_duplicate(&other, active, namespace, now)).await,
             None => Ok(()),
         }
     }

@@ -87,8 +87,6 @@ impl Reconciler {
         let observed = self.observer.observe().await?;
         let now = Timestamp::now();
         let plan = plan(&observed, &self.policy, now);
-        check(&plan, &observed, &self.policy, now).map_err(ReconcileError::Check)?;
-
         let (steps, farewell) = before_farewell(&plan.steps);
         let mut applied = match check(&plan, &observed, &self.policy, now) {
             Ok(()) => self.apply(steps).await,
@@ -117,7 +115,9 @@ impl Reconciler {
     ) -> Result<(), PublishError> {
         metrics::stage(&plan.stage.to_string());
         for other in &observed.other_kubevirts {
-            self.publisher.refuse(other, now).await?;
+            self.publisher
+                .refuse(other, observed.kubevirt.as_ref(), &observed.operator.namespace, now)
+                .await?;
         }
         let Some(kubevirt) = &observed.kubevirt else { return Ok(()) };
         let plan = with_failure(plan, failed);

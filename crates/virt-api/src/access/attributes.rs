@@ -54,7 +54,7 @@ impl Attributes {
         let known = *group == GROUP
             && VERSIONS.contains(version)
             && ["virtualmachines", "virtualmachineinstances"].contains(resource);
-        if !known || rest.is_empty() || [namespace, name].iter().any(|part| part.is_empty()) {
+        if !known || rest.is_empty() || ![namespace, name].iter().all(|part| is_name(part)) {
             return Err(Refusal::no_such_path());
         }
         Ok(Self {
@@ -89,6 +89,12 @@ impl Attributes {
             ..SubjectAccessReview::default()
         }
     }
+}
+
+/// Whether this can be a name of Kubernetes. What is encoded otherwise might be reviewed as one name and read as another.
+fn is_name(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    !part.is_empty() && part.bytes().all(plain)
 }
 
 fn verb(method: &Method) -> Result<&'static str, Refusal> {

@@ -32,8 +32,6 @@ pub struct LauncherConfig {
     pub guest_image_pull_policy: String,
 }
 
-/// How long a guest has to shut down where its instance doesn't say.
-pub const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// What the pod gets on top of the guest's grace, for the launcher to kill QEMU and report.
 const POD_GRACE_EXTRA_SECONDS: i64 = 15;
 /// Where the launcher's image has its binary.
@@ -47,7 +45,7 @@ pub const COMPUTE: &str = "compute";
 
 /// The grace that an instance gives its guest.
 pub fn grace_seconds(vmi: &VirtualMachineInstance) -> i64 {
-    vmi.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).max(0)
+    vmi.spec.grace_seconds()
 }
 
 /// The name of an instance's launcher pod: the same for the same uid, whoever asks.

@@ -13,8 +13,6 @@ use kubevirt_types::{VmiPhase, labels};
 use super::knowledge::{Domain, DomainState, Knowledge};
 use super::status;
 
-/// Grace of a VMI that names none, in seconds.
-pub const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// How often a guest is asked again to shut down: some ignore the button while they boot.
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How soon a launcher that doesn't answer is looked at again.
@@ -219,7 +217,7 @@ fn with_guest(view: View<'_>, phase: VmiPhase, domain: &Domain) -> Decision {
 /// The next step towards the end of a VMI that somebody deleted.
 fn stop(view: View<'_>) -> Decision {
     let Some(asked) = view.vmi.metadata.deletion_timestamp.as_ref() else { return Decision::default() };
-    let grace = view.vmi.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).max(0);
+    let grace = view.vmi.spec.grace_seconds();
     let left = SignedDuration::from_secs(grace) - asked.0.duration_until(view.now);
     if left <= SignedDuration::ZERO {
         return Decision {

@@ -44,16 +44,14 @@ pub fn running(
     condition::remove(conditions, "Synchronized");
     condition::set(conditions, not_migratable(), now);
     if domain.state == DomainState::Paused {
-        condition::set(
-            conditions,
-            Condition::new("Paused", true, "PausedByUser", "VMI was paused by user"),
-            now,
-        );
-        condition::set(
-            conditions,
-            Condition::new("Ready", false, "PausedByUser", "VMI was paused by user"),
-            now,
-        );
+        // QEMU pauses a guest by itself when its disk can't be written
+        let (reason, message) = if domain.reason == "PausedByQemu" {
+            ("PausedIOError", "VMI was paused, IO error")
+        } else {
+            ("PausedByUser", "VMI was paused by user")
+        };
+        condition::set(conditions, Condition::new("Paused", true, reason, message), now);
+        condition::set(conditions, Condition::new("Ready", false, reason, message), now);
         return status;
     }
     condition::remove(conditions, "Paused");

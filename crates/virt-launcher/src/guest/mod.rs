@@ -25,6 +25,8 @@ use intent::Intent;
 
 /// QEMU's answer to `stop` and `cont` comes before the event does; the event is never far.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A year: a longer grace only serves to overflow the clock.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A wish that can't be fulfilled.
 #[derive(Debug, Error)]
@@ -132,7 +134,7 @@ impl Guest {
 
     /// Asks it to shut down, and ends it after the grace period.
     pub fn shutdown(&self, grace: Option<Duration>) -> DomainState {
-        let deadline = Instant::now() + grace.unwrap_or(self.0.settings.grace);
+        let deadline = Instant::now() + grace.unwrap_or(self.0.settings.grace).min(LONGEST_GRACE);
         self.note(Event::ShutdownAsked);
         self.wish(Intent::Shutdown { deadline });
         self.state()

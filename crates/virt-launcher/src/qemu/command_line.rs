@@ -103,7 +103,7 @@ fn network(line: &mut Line, i: usize, interface: &InterfaceSpec) {
     };
     // No romfile: there is nothing to boot from on this network.
     let InterfaceSpec { name, mac, .. } = interface;
-    line.add("-device", format!("{model},id=ua-{name},netdev=net{i},mac={mac},romfile="));
+    line.add("-device", format!("{model},id=net-{name},netdev=net{i},mac={mac},romfile="));
 }
 
 fn disks(line: &mut Line, disks: &[DiskSpec], paths: &Paths) {
@@ -126,7 +126,7 @@ fn disks(line: &mut Line, disks: &[DiskSpec], paths: &Paths) {
                 format!("ide-hd,bus=sata{controller}.{port}")
             }
         };
-        let device = format!("{device},id=ua-{},drive=disk{i}", disk.name);
+        let device = format!("{device},id=disk-{},drive=disk{i}", disk.name);
         match &disk.serial {
             None => line.add("-device", device),
             Some(serial) => line.option("-device", &format!("{device},serial="), OsStr::new(serial)),
@@ -235,6 +235,6 @@ mod tests {
         let disks = (0..7).map(|i| disk(&format!("d{i}"), Bus::Sata)).collect();
         let text = lines(&GuestSpec { disks, ..tick() }, Accel::Tcg);
         assert_eq!(text.matches("ahci,id=").count(), 2);
-        assert!(text.contains("ide-hd,bus=sata1.0,id=ua-d6,drive=disk6"), "{text}");
+        assert!(text.contains("ide-hd,bus=sata1.0,id=disk-d6,drive=disk6"), "{text}");
     }
 }

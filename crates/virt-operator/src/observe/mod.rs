@@ -78,8 +78,9 @@ impl Observer {
         let node_objects = self.cache.of_kind(NODE);
         let nodes: Vec<_> = node_objects.iter().filter_map(nodes::node).collect();
         let strategies = self.strategies();
-        let objects = self.objects().await?;
-        let jobs = self.cache.of_kind(JOB);
+        let mut objects = self.objects().await?;
+        let jobs = self.with_unlabelled(JOB, &mut objects);
+        let secrets = self.with_unlabelled(SECRET, &mut objects);
         let bundle = self.cache.get(&self.in_namespace(CONFIG_MAP, labels::CONFIGMAP_CA));
         let guarded = !self.cache.of_kind(ADMISSION_POLICY).is_empty();
         let uninstalling = kubevirt.as_ref().is_some_and(KubeVirt::is_deleting);
@@ -93,7 +94,7 @@ impl Observer {
                 objects.values().find(|object| object["kind"] == DAEMON_SET),
             ),
             guard_active: guarded && probe::guard_active(&self.client, &self.operator.namespace).await?,
-            certificates: certificates::certificates(&self.cache.of_kind(SECRET), bundle.as_ref()),
+            certificates: certificates::certificates(&secrets, bundle.as_ref()),
             instances: probe::instances(&self.client, &self.cache.of_kind(CRD), uninstalling).await?,
             strategy_jobs: jobs.iter().filter_map(|job| jobs::job(job, &pod_objects)).collect(),
             kubevirt,
@@ -115,7 +116,7 @@ impl Observer {
             .filter_map(|object| Some((ObjectKey::of(&object)?, object)))
             .collect();
         // once it is applied it is labelled, and comes from the watch
-        self.unlabelled.retain(|key| !objects.contains_key(key));
+        self.unlabelled.retain(|key| self.cache.get(key).is_none());
         for key in self.unlabelled.clone() {
             match probe::get(&self.client, request::get(&key), &key).await? {
                 Some(object) => {
@@ -127,6 +128,14 @@ impl Observer {
             }
         }
         Ok(objects)
+    }
+
+    /// Every object of a kind that is a fact of its own and no managed object: those that the watch shows, and those that
+    /// were found unlabelled, which are taken out of `objects`.
+    fn with_unlabelled(&self, kind: &str, objects: &mut BTreeMap<ObjectKey, Value>) -> Vec<Value> {
+        let mut all = self.cache.of_kind(kind);
+        all.extend(objects.extract_if(.., |key, _| key.kind == kind).map(|(_, object)| object));
+        all
     }
 
     /// The stored manifest sets. Unpacking one takes longer than all the rest, so it is done once.

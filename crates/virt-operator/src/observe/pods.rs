@@ -8,9 +8,14 @@ use serde_json::Value;
 /// Waiting for one of these reasons passes by itself.
 const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
-/// The facts of a pod; none of a pod that the API server wouldn't store.
+/// The facts of a pod; none of a pod that has ended, or that the API server wouldn't store.
 pub fn pod(object: &Value) -> Option<Pod> {
     let pod: ApiPod = serde_json::from_value(object.clone()).ok()?;
+    // What has ended acts no more, and its controller has made another. An evicted pod stays like this for good.
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Failed" | "Succeeded")) {
+        return None;
+    }
     let label = |name: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
     let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
     let deleting_since = pod
@@ -139,6 +144,14 @@ mod tests {
         assert_eq!(pod.release, Some(kubevirt_types::Release::V0_18_0));
         assert_eq!(pod.ready_since, Some("2026-01-01T00:00:30Z".parse().unwrap()));
         assert!(pod.serves());
+    }
+
+    #[test]
+    fn an_evicted_pod_holds_nothing_up() {
+        for phase in ["Failed", "Succeeded"] {
+            assert_eq!(pod(&object(json!({"phase": phase, "reason": "Evicted"}))), None);
+        }
+        assert!(pod(&object(json!({"phase": "Running"}))).is_some());
     }
 
     #[test]

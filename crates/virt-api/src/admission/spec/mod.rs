@@ -9,7 +9,7 @@ mod network;
 mod storage;
 
 use kubevirt_types::Release;
-use kubevirt_types::vmi::VirtualMachineInstanceSpec;
+use kubevirt_types::vmi::{MAX_GRACE_SECONDS, VirtualMachineInstanceSpec};
 
 use super::field::{Findings, Path};
 
@@ -23,10 +23,11 @@ pub fn validate(spec: &VirtualMachineInstanceSpec, at: &Path, own: &Release, fin
     storage::validate(spec, at, own, findings);
     network::validate(spec, at, own, findings);
     if let Some(seconds) = spec.termination_grace_period_seconds
-        && seconds < 0
+        && !(0..=MAX_GRACE_SECONDS).contains(&seconds)
     {
         let at = at.field("terminationGracePeriodSeconds");
-        findings.invalid(&at, seconds, "must be greater than or equal to 0");
+        let allowed = format!("must be greater than or equal to 0, and at most {MAX_GRACE_SECONDS}");
+        findings.invalid(&at, seconds, allowed);
     }
     if let Some(hostname) = &spec.hostname {
         dns_label(hostname, &at.field("hostname"), findings);

@@ -78,6 +78,16 @@ fn validate_disk(disk: &Disk, at: &Path, own: &Release, findings: &mut Findings)
     {
         findings.unsupported(&at.field("disk").field("bus"), bus, &BUSES);
     }
+    if let Some(target) = &disk.disk
+        && target.bus.as_deref() == Some("sata")
+        && target.readonly == Some(true)
+    {
+        findings.invalid(
+            &at.field("disk").field("readonly"),
+            true,
+            "a sata disk can't be read-only: use bus virtio",
+        );
+    }
     if let Some(serial) = &disk.serial {
         plain_word(serial, &at.field("serial"), findings);
     }

@@ -196,7 +196,7 @@ fn what_does_not_is_named_with_what_is_allowed() {
             "/terminationGracePeriodSeconds",
             json!(-1),
             vec![
-                "spec.terminationGracePeriodSeconds: Invalid value: -1: must be greater than or equal to 0".into(),
+                "spec.terminationGracePeriodSeconds: Invalid value: -1: must be greater than or equal to 0, and at most 31536000".into(),
             ],
         ),
         ("/hostname", json!("a.b"), vec![format!(r#"spec.hostname: Invalid value: "a.b": {label}"#)]),
