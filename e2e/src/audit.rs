@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -15,10 +16,13 @@ pub struct Write {
     pub name: String,
 }
 
-/// Successful writes of the operator to workloads since a time; none where there is no audit log here.
-pub fn operator_writes(since: Timestamp) -> Option<Vec<Write>> {
-    let path = PathBuf::from(std::env::var_os("AUDIT_LOG")?);
-    let file = std::fs::File::open(path).ok()?;
+/// Successful writes of the operator to workloads since a time; none where nobody named an audit log.
+///
+/// # Errors
+/// When the one that was named can't be read.
+pub fn operator_writes(since: Timestamp) -> anyhow::Result<Option<Vec<Write>>> {
+    let Some(path) = std::env::var_os("AUDIT_LOG").map(PathBuf::from) else { return Ok(None) };
+    let file = std::fs::File::open(&path).with_context(|| format!("the audit log {}", path.display()))?;
     let mut writes: Vec<Write> = BufReader::new(file)
         .lines()
         .map_while(Result::ok)
@@ -27,7 +31,7 @@ pub fn operator_writes(since: Timestamp) -> Option<Vec<Write>> {
         .filter(|write| write.at >= since)
         .collect();
     writes.sort_by_key(|write| write.at);
-    Some(writes)
+    Ok(Some(writes))
 }
 
 fn write(event: &Value) -> Option<Write> {

@@ -16,6 +16,12 @@ use crate::wait::{self, Look};
 /// Label on every namespace that a test makes, so that a later run finds what an aborted one left.
 const TEST_LABEL: &str = "e2e.kubevirt.io/test";
 
+/// The registry of the images under test: IMAGE_REGISTRY, which `make images` pushes to on a cluster of one's own.
+pub fn registry() -> String {
+    std::env::var("IMAGE_REGISTRY")
+        .unwrap_or_else(|_| kubevirt_manifests::config::DEFAULT_REGISTRY.to_owned())
+}
+
 /// A connection to the cluster in KUBECONFIG.
 #[derive(Clone)]
 pub struct Cluster {
@@ -40,9 +46,11 @@ impl Cluster {
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
-    /// The objects of a YAML file of the repository.
+    /// The objects of a YAML file of the repository, with images from the registry under test.
     pub fn objects(&self, path: &str) -> anyhow::Result<Vec<Value>> {
-        serde_saphyr::from_multiple(&self.file(path)?).with_context(|| format!("reading {path} as YAML"))
+        let shipped = format!(" {}/virt-", kubevirt_manifests::config::DEFAULT_REGISTRY);
+        let text = self.file(path)?.replace(&shipped, &format!(" {}/virt-", registry()));
+        serde_saphyr::from_multiple(&text).with_context(|| format!("reading {path} as YAML"))
     }
 
     /// An Api for objects of any kind, by apiVersion and kind.

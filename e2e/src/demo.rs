@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use kubevirt_types::Release;
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::observer::{Observer, order, order_complaint};
-use crate::probe::Probes;
-use crate::product::{Product, UPDATE_LIMIT, how_it_stands};
+use crate::observer::{Observer, UPDATE_ORDER, order, order_complaint};
+use crate::probe::{Probes, Tally};
+use crate::product::{Product, UPDATE_LIMIT, how_it_stands, is_of};
 use crate::report::{Demand, Guest, Report};
 use crate::ticks::{Recorder, summarize};
 use crate::vm::{Vms, schedulable_nodes, tick_spec};
@@ -24,6 +25,11 @@ use crate::{audit, console};
 const BASELINE: Duration = Duration::from_secs(30);
 /// How long everything goes on after the update, so that a late cut is seen.
 const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// How long a client may need to open a dropped console again, in milliseconds.
+const RECONNECT_MS: u64 = 5_000;
+/// A kind of request that has had no success for so long before the end has stopped working, in milliseconds.
+const LAST_SUCCESS_MS: u64 = 15_000;
 
 /// VMs whose ticks are recorded, and one whose console the probes attach to.
 const RECORDED: [&str; 2] = ["tick-a", "tick-b"];
@@ -119,7 +125,7 @@ async fn update(
     println!("==> kubectl patch kv kubevirt: spec.imageTag = {to}");
     let (begun, begun_at) = (Instant::now(), Timestamp::now());
     product.set_tag(&to.to_string()).await?;
-    let refusal = watch_update(product, vms, to).await?;
+    let tried = watch_update(product, vms, to).await?;
     let updated = begun.elapsed();
     println!("==> KubeVirt {to} after {:.0} s", updated.as_secs_f64());
     let accepted = replica_set_is_accepted(product, vms).await;
@@ -127,7 +133,7 @@ async fn update(
 
     let ended = Instant::now();
     let machine_delay_ms = clock.finish().await?;
-    let requests = probes.finish().await;
+    let requests = probes.finish().await?;
     let mut guests = Vec::new();
     for ((name, before), recorder) in RECORDED.into_iter().zip(before).zip(recorders) {
         let record = recorder.finish().await?;
@@ -148,65 +154,90 @@ async fn update(
         begun: begun_at,
         seconds: updated.as_secs_f64(),
         order: order(&pods, to, begun_at),
-        audit_order: audit::operator_writes(begun_at).map(|writes| audit::first_writes(&writes)),
+        audit_order: audit::operator_writes(begun_at)?.map(|writes| audit::first_writes(&writes)),
         requests,
         guests,
         machine_delay_ms,
         pods,
         demands: Vec::new(),
     };
-    report.demands = demands(&report, product, &refusal, accepted).await?;
+    report.demands = demands(&report, product, &tried, accepted).await?;
     Ok(report)
 }
 
-/// Follows the update to its end, trying all the time to use the kind that is new in the target. Returns the
-/// last refusal that named the version gate.
-async fn watch_update(product: &Product, vms: &Vms, to: &Release) -> anyhow::Result<Option<String>> {
-    let mut refusal = None;
+/// What became of the tries to use the new kind while the update went on.
+#[derive(Default)]
+struct Tried {
+    /// The last refusal that named the version gate.
+    refusal: Option<String>,
+    /// Pods of the old release that were still at work when it was accepted.
+    accepted_too_early: Option<String>,
+}
+
+/// Follows the update to its end, trying all the time to use the kind that is new in the target.
+async fn watch_update(product: &Product, vms: &Vms, to: &Release) -> anyhow::Result<Tried> {
+    let mut tried = Tried::default();
     let mut shown = String::new();
-    let mut accepted_early = false;
     wait::until(format!("KubeVirt {to}"), UPDATE_LIMIT, async || {
-        if product.settled().await?.as_ref() == Some(to) {
-            return Ok(Look::Done(()));
-        }
-        match create_replica_set(product, vms).await {
-            Ok(()) => accepted_early = product.settled().await?.as_ref() != Some(to),
-            Err(error) if error.contains("version gate") => refusal = Some(error),
-            Err(_) => {}
+        let old = old_pods(product, to).await?;
+        match create_replica_set(product, vms, true).await {
+            // these pods were seen before the try, so they were there when it was accepted
+            Ok(()) if !old_pods(product, to).await?.is_empty() && !old.is_empty() => {
+                tried.accepted_too_early = Some(old);
+            }
+            Err(error) if error.contains("version gate") => tried.refusal = Some(error),
+            Ok(()) | Err(_) => {}
         }
         let stands = product.object().await?.as_ref().map(how_it_stands).unwrap_or_default();
         if stands != shown {
             println!("  {stands}");
             shown.clone_from(&stands);
         }
-        Ok(Look::NotYet(stands))
+        Ok(if product.settled().await?.as_ref() == Some(to) { Look::Done(()) } else { Look::NotYet(stands) })
     })
     .await?;
-    ensure!(!accepted_early, "a VirtualMachineInstanceReplicaSet was accepted before the update was over");
-    Ok(refusal)
+    Ok(tried)
 }
 
-async fn create_replica_set(product: &Product, vms: &Vms) -> Result<(), String> {
+/// The pods of the control plane that are not of a release and not on their way out.
+async fn old_pods(product: &Product, to: &Release) -> anyhow::Result<String> {
+    let mut old = Vec::new();
+    for component in UPDATE_ORDER {
+        let pods = product.pods(component).await?;
+        let at_work = pods.iter().filter(|pod| !is_of(pod, to) && pod.metadata.deletion_timestamp.is_none());
+        old.extend(at_work.map(ResourceExt::name_any));
+    }
+    Ok(old.join(", "))
+}
+
+async fn create_replica_set(product: &Product, vms: &Vms, dry_run: bool) -> Result<(), String> {
     let object = serde_json::from_value(json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceReplicaSet",
         "metadata": {"name": "new-kind"},
         "spec": {
-            "replicas": 0,
+            "replicas": 1,
             "selector": {"matchLabels": {"app": "new-kind"}},
             "template": {"metadata": {"labels": {"app": "new-kind"}}, "spec": tick_spec(None)},
         },
     }))
     .map_err(|error| error.to_string())?;
-    let created = product.replica_sets(&vms.namespace).create(&PostParams::default(), &object).await;
+    let how = PostParams { dry_run, ..PostParams::default() };
+    let created = product.replica_sets(&vms.namespace).create(&how, &object).await;
     created.map(|_| ()).map_err(|error| error.to_string())
 }
 
+/// Makes a replica set of one, and waits until its instance is ready.
 async fn replica_set_is_accepted(product: &Product, vms: &Vms) -> Result<(), String> {
     let created = wait::until("the new kind to be accepted", Duration::from_secs(30), async || {
-        create_replica_set(product, vms).await.map(Look::Done).map_err(anyhow::Error::msg)
+        create_replica_set(product, vms, false).await.map(Look::Done).map_err(anyhow::Error::msg)
     });
     created.await.map_err(|error| format!("{error:#}"))?;
     let api = product.replica_sets(&vms.namespace);
+    let ready = wait::until("its instance to be ready", Duration::from_secs(120), async || {
+        let status = api.get("new-kind").await?.data["status"].clone();
+        wait::when(status["readyReplicas"] == 1, status)
+    });
+    ready.await.map_err(|error| format!("{error:#}"))?;
     api.delete("new-kind", &DeleteParams::default()).await.map(|_| ()).map_err(|error| error.to_string())
 }
 
@@ -214,7 +245,7 @@ async fn replica_set_is_accepted(product: &Product, vms: &Vms) -> Result<(), Str
 async fn demands(
     report: &Report,
     product: &Product,
-    refusal: &Option<String>,
+    tried: &Tried,
     accepted: Result<(), String>,
 ) -> anyhow::Result<Vec<Demand>> {
     let demand = |what: &str, held: bool, seen: String| Demand { what: what.to_owned(), held, seen };
@@ -234,7 +265,9 @@ async fn demands(
             during.ticks > 0
                 && during.missing == 0
                 && during.disordered == 0
-                && during.longest_arrival_gap_ms <= allowed,
+                && during.longest_arrival_gap_ms <= allowed
+                && during.longest_guest_gap_ms <= allowed
+                && during.longest_reconnect_ms <= allowed + RECONNECT_MS,
             format!(
                 "{} ticks, longest gap {} ms, {} missing",
                 during.ticks, during.longest_arrival_gap_ms, during.missing
@@ -245,9 +278,10 @@ async fn demands(
         .requests
         .values()
         .fold((0, 0), |(sent, failed), tally| (sent + tally.requests, failed + tally.failed));
+    let to_the_end = |tally: &Tally| tally.last_success_ago_ms.is_some_and(|ago| ago <= LAST_SUCCESS_MS);
     demands.push(demand(
-        "no API request failed",
-        failed == 0 && sent > 0,
+        "no API request failed, and every kind of it was made up to the end",
+        failed == 0 && report.requests.values().all(to_the_end),
         format!("{failed} of {sent} failed"),
     ));
     let complaint = order_complaint(&report.order);
@@ -259,7 +293,7 @@ async fn demands(
     if let Some(written) = &report.audit_order {
         demands.push(demand(
             "handlers, then controllers, then api (from the audit log)",
-            written == &crate::observer::UPDATE_ORDER,
+            written == &UPDATE_ORDER,
             written.join(", "),
         ));
     }
@@ -271,8 +305,13 @@ async fn demands(
     ));
     demands.push(demand(
         "the new kind was refused before the end, naming the version gate",
-        refusal.is_some(),
-        refusal.clone().unwrap_or_else(|| "never refused".into()),
+        tried.refusal.is_some(),
+        tried.refusal.clone().unwrap_or_else(|| "never refused".into()),
+    ));
+    demands.push(demand(
+        "the new kind was not accepted while an old component was at work",
+        tried.accepted_too_early.is_none(),
+        tried.accepted_too_early.clone().map_or("never".into(), |old| format!("with {old}")),
     ));
     demands.push(demand(
         "the new kind is accepted after the end",

@@ -27,6 +27,8 @@ pub struct Tally {
     /// The longest time between two successes.
     pub longest_gap_ms: u64,
     pub slowest_ms: u64,
+    /// How long before the end the last success was.
+    pub last_success_ago_ms: Option<u64>,
     /// The first failures, word for word.
     pub failures: Vec<String>,
     #[serde(skip)]
@@ -136,10 +138,21 @@ impl Probes {
     }
 
     /// Stops all and returns what became of each kind of request.
-    pub async fn finish(mut self) -> BTreeMap<&'static str, Tally> {
+    ///
+    /// # Errors
+    /// When a probe broke: what it didn't ask it can't have found to fail.
+    pub async fn finish(mut self) -> anyhow::Result<BTreeMap<&'static str, Tally>> {
+        let ended = Instant::now();
         self.stop.send_replace(true);
-        while self.tasks.join_next().await.is_some() {}
-        self.tallies.lock().expect("no probe panics while it counts").clone()
+        while let Some(outcome) = self.tasks.join_next().await {
+            outcome?;
+        }
+        let mut tallies = self.tallies.lock().expect("no probe panics while it counts").clone();
+        for tally in tallies.values_mut() {
+            tally.last_success_ago_ms =
+                tally.last_success.map(|last| ended.saturating_duration_since(last).as_millis() as u64);
+        }
+        Ok(tallies)
     }
 }
 

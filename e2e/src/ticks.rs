@@ -149,9 +149,12 @@ pub struct Summary {
     pub missing: u64,
     /// Numbers that came twice or out of order in the same connection.
     pub disordered: u64,
-    /// The longest time between two arrivals of the same connection.
+    /// The longest time without an arrival on an open connection, the span's begin and end included: a guest that
+    /// falls silent has a gap up to the end.
     pub longest_arrival_gap_ms: u64,
-    /// The longest time that the guest's own clock says lay between two consecutive ticks.
+    /// The longest time without an arrival while the console was opened again.
+    pub longest_reconnect_ms: u64,
+    /// The longest time between two consecutive ticks by the guest's own clock; across connections the mean.
     pub longest_guest_gap_ms: u64,
 }
 
@@ -159,21 +162,26 @@ pub struct Summary {
 pub fn summarize(ticks: &[Tick], from: Instant, to: Instant) -> Summary {
     let within: Vec<&Tick> = ticks.iter().filter(|t| t.arrived >= from && t.arrived <= to).collect();
     let mut summary = Summary { ticks: within.len() as u64, ..Summary::default() };
+    let millis = |before: Instant, after: Instant| after.saturating_duration_since(before).as_millis() as u64;
     for pair in within.windows(2) {
         let [before, after] = pair else { continue };
-        if before.connection != after.connection {
-            continue;
-        }
+        let same = before.connection == after.connection;
         match after.number.checked_sub(before.number) {
-            Some(0) | None => summary.disordered += 1,
+            Some(0) | None => summary.disordered += u64::from(same),
             Some(step) => {
-                summary.missing += step - 1;
+                summary.missing += if same { step - 1 } else { 0 };
                 let guest_ms = ((after.uptime - before.uptime) * 1000.0 / step as f64).max(0.0) as u64;
                 summary.longest_guest_gap_ms = summary.longest_guest_gap_ms.max(guest_ms);
             }
         }
-        let gap = after.arrived.duration_since(before.arrived).as_millis() as u64;
-        summary.longest_arrival_gap_ms = summary.longest_arrival_gap_ms.max(gap);
+        let longest =
+            if same { &mut summary.longest_arrival_gap_ms } else { &mut summary.longest_reconnect_ms };
+        *longest = (*longest).max(millis(before.arrived, after.arrived));
+    }
+    let first = within.first().map_or(to, |tick| tick.arrived);
+    let last = within.last().map_or(from, |tick| tick.arrived);
+    for edge in [millis(from, first), millis(last, to)] {
+        summary.longest_arrival_gap_ms = summary.longest_arrival_gap_ms.max(edge);
     }
     summary
 }
@@ -199,15 +207,12 @@ mod tests {
             connection,
         };
         let ticks = [tick(1, 0, 0), tick(2, 100, 0), tick(4, 900, 0), tick(30, 3000, 1), tick(30, 3100, 1)];
-        let summary = summarize(&ticks, begun, begun + Duration::from_secs(9));
-        assert_eq!(
-            (
-                summary.missing,
-                summary.disordered,
-                summary.longest_arrival_gap_ms,
-                summary.longest_guest_gap_ms
-            ),
-            (1, 1, 800, 400)
-        );
+        let summary = summarize(&ticks, begun, begun + Duration::from_millis(3200));
+        assert_eq!((summary.missing, summary.disordered), (1, 1));
+        assert_eq!((summary.longest_arrival_gap_ms, summary.longest_guest_gap_ms), (800, 400));
+        assert_eq!(summary.longest_reconnect_ms, 2100);
+        let silent = summarize(&ticks, begun, begun + Duration::from_secs(9));
+        assert_eq!(silent.longest_arrival_gap_ms, 5900, "a guest that falls silent has a gap up to the end");
+        assert_eq!(summarize(&[], begun, begun + Duration::from_secs(9)).longest_arrival_gap_ms, 9000);
     }
 }

@@ -10,15 +10,12 @@ use kubevirt_types::vm::PrintableStatus;
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VmiPhase, labels};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, registry};
 use crate::console;
 use crate::wait;
 
 /// A guest boots within seconds; a loaded machine without KVM takes longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-
-/// The image with the tick guest's kernel and initrd.
-const GUEST_IMAGE: &str = "kubevirt/tick-guest:v0.17.0";
 
 /// The spec of an instance that prints a tick every 100 ms.
 pub fn tick_spec(node: Option<&str>) -> Value {
@@ -30,7 +27,7 @@ pub fn tick_spec(node: Option<&str>) -> Value {
             "firmware": {"kernelBoot": {
                 "kernelArgs": "console=ttyS0 quiet",
                 "container": {
-                    "image": GUEST_IMAGE,
+                    "image": format!("{}/tick-guest:v0.17.0", registry()),
                     "imagePullPolicy": "IfNotPresent",
                     "kernelPath": "/boot/vmlinuz",
                     "initrdPath": "/boot/initramfs.img",

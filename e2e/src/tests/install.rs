@@ -22,7 +22,7 @@ pub async fn from_nothing(context: Context) -> anyhow::Result<()> {
     let status = object.status.clone().context("status")?;
     ensure!(status.phase == Some(KubeVirtPhase::Deployed), "phase {:?}", status.phase);
     ensure!(status.operator_version.as_deref() == Some("v0.17.0"), "{:?}", status.operator_version);
-    ensure!(status.observed_kube_virt_registry.as_deref() == Some("kubevirt"));
+    ensure!(status.observed_kube_virt_registry.as_deref() == Some(crate::cluster::registry().as_str()));
     ensure!(status.observed_deployment_id == status.target_deployment_id, "{status:?}");
     ensure!(status.observed_deployment_id.is_some_and(|id| !id.is_empty()));
     ensure!(!status.generations.is_empty(), "no generations");

@@ -72,7 +72,10 @@ pub async fn rollback(context: Context) -> anyhow::Result<()> {
     let rules = product.cluster_rules("kubevirt-controller").await?.unwrap_or_default().to_string();
     ensure!(!rules.contains("replicasets"), "rules of v0.18.0 are left: {rules}");
     let listed = product.replica_sets(&context.namespace).list(&kube::api::ListParams::default()).await;
-    ensure!(listed.is_err(), "the kind that v0.17.0 lacks is still there");
+    ensure!(
+        matches!(&listed, Err(kube::Error::Api(status)) if status.code == 404),
+        "the kind that v0.17.0 lacks is still there: {listed:?}"
+    );
     survived(&vms, &before).await
 }
 
@@ -104,7 +107,11 @@ pub async fn by_operator_manifest(context: Context) -> anyhow::Result<()> {
     let product = &context.product;
     product.bring_to(&Release::V0_17_0).await?;
     let (vms, before) = survivor(&context).await?;
+    let observer = Observer::start(&context.cluster.client);
+    let begun = Timestamp::now();
     product.apply_operator(&Release::V0_18_0).await?;
     product.wait_for(&Release::V0_18_0).await?;
+    let complaint = order_complaint(&order(&observer.finish().await?, &Release::V0_18_0, begun));
+    ensure!(complaint.is_none(), "{complaint:?}");
     survived(&vms, &before).await
 }
