@@ -40,7 +40,7 @@ e2e: ## one end-to-end suite: make e2e SUITE=name
 test: ## everything, on a machine that may have nothing
 	@scripts/test.sh
 
-demo: cluster images ## install v0.17.0, start a VM, update to v0.18.0, watch nothing stop
+demo: cluster images ## install v0.17.0, start VMs, update to v0.18.0 under load, report
 	@scripts/e2e.sh demo
 
 clean: ## what cargo built (the cluster: make cluster-down; all caches: rm -r $(CACHE))

@@ -1,7 +1,7 @@
 #!/bin/bash
 # e2e.sh demo|test|suite NAME: builds the e2e program and runs it against the cluster.
-# The program does the work; it finds the cluster in KUBECONFIG, virtctl on PATH and the API
-# server's audit log in AUDIT_LOG (not there on a cluster of your own).
+# The program does the work; it finds the cluster in KUBECONFIG and the API server's audit log in
+# AUDIT_LOG (not there on a cluster of your own).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"

@@ -5,6 +5,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
+[[ $CLUSTER_KIND == kind || -n ${IMAGE_REGISTRY:-} ]] ||
+  fail "KUBECONFIG names your own cluster: set IMAGE_REGISTRY to a registry that its nodes pull from"
 logs=$CACHE/logs
 mkdir -p "$logs"
 cd "$REPO"

@@ -12,9 +12,13 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 say "tick guest: fetching Debian's cloud kernel and busybox"
-apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get update -qq
-kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/ *Depends: //p')
-apt-get -q -o APT::Sandbox::User=root download "$kernel" busybox-static >/dev/null
+download() {
+  local kernel
+  kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/ *Depends: //p')
+  [[ -n $kernel ]] && apt-get -q -o APT::Sandbox::User=root download "$kernel" busybox-static >/dev/null
+}
+# An old package list names a kernel that Debian has replaced since.
+download || { apt-get update -qq && download; }
 for package in ./*.deb; do dpkg -x "$package" root; done
 
 install -D -m 755 root/bin/busybox initramfs/bin/busybox

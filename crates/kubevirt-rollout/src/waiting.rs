@@ -1,5 +1,5 @@
 //! What a plan waits for. Waiting is never an error: one value gives the condition's message, the event,
-//! the metric's label and what `virtctl update explain` prints.
+//! and the metric's label.
 
 use std::fmt;
 
