@@ -1,6 +1,7 @@
 //! All that a release's manifests are made from.
 
 use kubevirt_types::Release;
+use kubevirt_types::kubevirt::CustomizeComponents;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -20,6 +21,9 @@ pub struct InstallConfig {
     pub namespace: String,
     /// Pull policy of the control plane's images.
     pub image_pull_policy: String,
+    /// Changes to the control plane's own workloads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customize_components: Option<CustomizeComponents>,
 }
 
 impl InstallConfig {
@@ -30,6 +34,7 @@ impl InstallConfig {
             registry: DEFAULT_REGISTRY.to_owned(),
             namespace: kubevirt_types::labels::DEFAULT_NAMESPACE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
+            customize_components: None,
         }
     }
 
@@ -66,6 +71,7 @@ mod tests {
             InstallConfig { registry: "other".into(), ..config.clone() },
             InstallConfig { namespace: "other".into(), ..config.clone() },
             InstallConfig { image_pull_policy: "Always".into(), ..config.clone() },
+            InstallConfig { customize_components: Some(CustomizeComponents::default()), ..config.clone() },
         ];
         assert!(others.iter().all(|other| other.id() != config.id()));
         let back: InstallConfig = serde_json::from_str(&config.to_json()).unwrap();

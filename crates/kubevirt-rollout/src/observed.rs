@@ -183,13 +183,17 @@ impl Trouble {
 pub struct Node {
     /// The node; needed to remove its labels at uninstall.
     pub handle: Handle,
-    /// Its condition Ready is True.
-    pub ready: bool,
+    /// Since when its condition Ready isn't True; none while it is.
+    pub not_ready_since: Option<Timestamp>,
     /// It is cordoned.
     pub unschedulable: bool,
     /// Label `kubevirt.io/schedulable`.
     pub schedulable_label: Option<String>,
-    /// Every label and annotation that starts with `kubevirt.io/`.
+    /// Annotation `kubevirt.io/heartbeat`: when a virt-handler last said what its node can do.
+    pub heartbeat: Option<Timestamp>,
+    /// Annotation `kubevirt.io/handler-pod`: which virt-handler said so.
+    pub handler_pod: Option<String>,
+    /// Every label that starts with `kubevirt.io/`.
     pub our_labels: Vec<String>,
     /// Every annotation that starts with `kubevirt.io/`.
     pub our_annotations: Vec<String>,

@@ -207,12 +207,19 @@ fn record(status: &mut KubeVirtStatus, plan: &Plan, arrived: bool, now: Timestam
                     to: target,
                     started: now,
                     completed: None,
+                    failed: None,
                 });
             }
         }
         None if moving && another => {
             let from = status.observed_kube_virt_version.clone();
-            status.history.push(UpdateRecord { from, to: target, started: now, completed: None });
+            status.history.push(UpdateRecord {
+                from,
+                to: target,
+                started: now,
+                completed: None,
+                failed: None,
+            });
         }
         Some(_) | None => {}
     }

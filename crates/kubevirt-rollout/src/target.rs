@@ -1,7 +1,7 @@
 //! What the spec asks for: the release, registry and settings to install.
 
 use kubevirt_manifests::InstallConfig;
-use kubevirt_types::kubevirt::KubeVirtSpec;
+use kubevirt_types::kubevirt::{CustomizeComponents, KubeVirtSpec};
 use kubevirt_types::release::ParseReleaseError;
 
 use crate::observed::Operator;
@@ -36,6 +36,10 @@ pub fn resolve(spec: &KubeVirtSpec, operator: &Operator) -> Result<InstallConfig
         registry: given(&spec.image_registry).unwrap_or_else(|| operator.registry.clone()),
         namespace: operator.namespace.clone(),
         image_pull_policy: given(&spec.image_pull_policy).unwrap_or_else(|| DEFAULT_PULL_POLICY.to_owned()),
+        customize_components: spec
+            .customize_components
+            .clone()
+            .filter(|customize| *customize != CustomizeComponents::default()),
     })
 }
 

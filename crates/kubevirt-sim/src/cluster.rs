@@ -44,7 +44,7 @@ pub struct SimPod {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimNode {
     pub(crate) name: String,
-    pub(crate) ready: bool,
+    pub(crate) not_ready_since: Option<Timestamp>,
     pub(crate) labels: Vec<String>,
 }
 
@@ -101,7 +101,7 @@ impl Cluster {
             nodes: (1..=nodes)
                 .map(|n| SimNode {
                     name: format!("node-{n}"),
-                    ready: true,
+                    not_ready_since: None,
                     labels: vec!["kubevirt.io/schedulable".into()],
                 })
                 .collect(),

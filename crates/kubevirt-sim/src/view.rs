@@ -34,9 +34,11 @@ impl Cluster {
                         uid: format!("uid-{}", node.name),
                         resource_version: "1".into(),
                     },
-                    ready: node.ready,
+                    not_ready_since: node.not_ready_since,
                     unschedulable: false,
                     schedulable_label: Some("true".into()),
+                    heartbeat: None,
+                    handler_pod: None,
                     our_labels: node.labels.clone(),
                     our_annotations: vec![],
                 })

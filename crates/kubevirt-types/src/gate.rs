@@ -4,8 +4,9 @@
 //! lowest release among those that the cluster wants. virt-api computes it from what it watches
 //! itself, so the gate holds with the operator down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::feature::Feature;
 use crate::labels::REPORT_VERSION;
 use crate::release::Release;
+
+/// For how long a node may be NotReady before nobody waits for its virt-handler any more: twice what a kubelet that
+/// restarts needs. It counts again when the node is back.
+pub const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// A virt-controller or virt-handler that the cluster has, or wants and doesn't have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,17 +76,24 @@ impl Report {
 }
 
 /// Everybody whose report the gate waits for: every virt-controller pod, for each node its newest virt-handler pod,
-/// and each node that should have a virt-handler and has none. Pods that are ending don't count.
+/// and each node that should have a virt-handler and has none. Pods that are ending don't count, nor what is on a
+/// lost node.
 pub fn reporters(
     controllers: &[PodFacts],
     handlers: &[PodFacts],
     handler_nodes: &[String],
+    lost_nodes: &BTreeSet<String>,
     reports: &[Report],
 ) -> Vec<Reporter> {
-    let release_of = |pod: &PodFacts| reports.iter().find(|r| r.pod == pod.name).map(|r| r.release.clone());
-    let mut by_node: BTreeMap<&str, Option<&PodFacts>> =
-        handler_nodes.iter().map(|node| (node.as_str(), None)).collect();
-    for pod in handlers.iter().filter(|pod| !pod.ending) {
+    let by_pod: BTreeMap<&str, &Release> = reports.iter().map(|r| (r.pod.as_str(), &r.release)).collect();
+    let release_of = |pod: &PodFacts| by_pod.get(pod.name.as_str()).copied().cloned();
+    let lost = |pod: &&PodFacts| pod.node.as_ref().is_some_and(|node| lost_nodes.contains(node));
+    let mut by_node: BTreeMap<&str, Option<&PodFacts>> = handler_nodes
+        .iter()
+        .filter(|node| !lost_nodes.contains(*node))
+        .map(|node| (node.as_str(), None))
+        .collect();
+    for pod in handlers.iter().filter(|pod| !pod.ending && !lost(pod)) {
         let Some(node) = &pod.node else { continue };
         let newest = by_node.entry(node).or_default();
         if newest.is_none_or(|other| (other.created, &other.name) < (pod.created, &pod.name)) {
@@ -90,7 +102,7 @@ pub fn reporters(
     }
     let controllers = controllers
         .iter()
-        .filter(|pod| !pod.ending)
+        .filter(|pod| !pod.ending && !lost(pod))
         .map(|pod| Reporter { name: pod.name.clone(), release: release_of(pod) });
     let handlers = by_node.into_iter().map(|(node, pod)| Reporter {
         name: format!("virt-handler on node {node}"),
@@ -116,6 +128,30 @@ pub fn wanted_nodes(daemon_set: &DaemonSet, nodes: &[Node]) -> Vec<String> {
             })
     };
     nodes.iter().filter(wanted).filter_map(|node| node.metadata.name.clone()).collect()
+}
+
+/// Since when a node's condition Ready isn't True; none while it is. A node that has never reported one counts from
+/// its creation.
+pub fn not_ready_since(node: &Node) -> Option<Timestamp> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    if ready.is_some_and(|condition| condition.status == "True") {
+        return None;
+    }
+    let changed = ready.and_then(|condition| condition.last_transition_time.as_ref());
+    let since = changed.or(node.metadata.creation_timestamp.as_ref()).map(|time| time.0);
+    Some(since.unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// The nodes that have been NotReady for longer than anybody waits.
+pub fn lost_nodes(nodes: &[Node], now: Timestamp) -> BTreeSet<String> {
+    let lost = |node: &&Node| not_ready_since(node).is_some_and(|since| is_lost(since, now));
+    nodes.iter().filter(lost).filter_map(|node| node.metadata.name.clone()).collect()
+}
+
+/// Whether a node that has been NotReady since then is lost.
+pub fn is_lost(not_ready_since: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(not_ready_since) >= LOST_AFTER
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -307,7 +343,37 @@ mod tests {
             reporter("virt-handler on node b", Some(Release::V0_17_0)),
             reporter("virt-handler on node c", None),
         ];
-        assert_eq!(reporters(&controllers, &handlers, &["a".into(), "c".into()], &reports), expected);
+        let nodes = ["a".into(), "c".into()];
+        assert_eq!(reporters(&controllers, &handlers, &nodes, &BTreeSet::new(), &reports), expected);
+        let lost = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
+        assert_eq!(reporters(&controllers, &handlers, &nodes, &lost, &reports), expected[2..3]);
+    }
+
+    #[test]
+    fn a_node_is_lost_when_it_has_been_not_ready_for_long() {
+        let node = |name: &str, status: Option<(&str, &str)>| -> Node {
+            let conditions: Vec<_> = status
+                .into_iter()
+                .map(|(status, at)| {
+                    serde_json::json!({"type": "Ready", "status": status, "lastTransitionTime": at})
+                })
+                .collect();
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"conditions": conditions},
+            }))
+            .unwrap()
+        };
+        let nodes = [
+            node("ready", Some(("True", "2026-01-01T00:00:01Z"))),
+            node("dead", Some(("False", "2026-01-01T00:00:01Z"))),
+            node("silent", Some(("Unknown", "2026-01-01T00:00:02Z"))),
+            node("new", None),
+        ];
+        let at = |text: &str| lost_nodes(&nodes, text.parse().unwrap()).into_iter().collect::<Vec<_>>();
+        assert_eq!(at("2026-01-01T00:00:59Z"), Vec::<String>::new());
+        assert_eq!(at("2026-01-01T00:01:01Z"), ["dead", "new"]);
+        assert_eq!(at("2026-01-01T00:01:02Z"), ["dead", "new", "silent"]);
     }
 
     #[test]

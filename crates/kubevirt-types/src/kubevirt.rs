@@ -36,6 +36,91 @@ pub struct KubeVirtSpec {
     /// Configuration of the components.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<KubeVirtConfiguration>,
+    /// How the control plane is updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_strategy: Option<UpdateStrategy>,
+    /// Changes to the control plane's own Deployments and DaemonSet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customize_components: Option<CustomizeComponents>,
+}
+
+/// How the control plane is updated. KubeVirt has nothing like it: its updates that fail stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateStrategy {
+    /// What happens when new pods of the control plane fail: Rollback by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
+    /// For how many seconds the first new pod of a component must have been ready before the next one is replaced:
+    /// 40 by default, 3600 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 3600))]
+    pub soak_seconds: Option<u32>,
+}
+
+/// What happens to an update that fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnFailure {
+    /// The previous version comes back.
+    #[default]
+    Rollback,
+    /// It stops where it is, until somebody changes the spec.
+    Pause,
+}
+
+/// Changes to the control plane's own Deployments and DaemonSet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomizeComponents {
+    /// Patches, carried out in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patches: Vec<CustomizePatch>,
+    /// Command line flags that are added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<CustomizeFlags>,
+}
+
+/// One patch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomizePatch {
+    /// Deployment or DaemonSet.
+    pub resource_type: String,
+    /// virt-api, virt-controller, virt-handler, or * for all of the type.
+    pub resource_name: String,
+    /// The patch, as JSON or YAML text.
+    pub patch: String,
+    /// How it is written: strategic by default.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    pub type_: Option<PatchType>,
+}
+
+/// How a patch is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PatchType {
+    /// JSON patch, RFC 6902.
+    Json,
+    /// JSON merge patch, RFC 7396.
+    Merge,
+    /// Kubernetes' strategic merge patch.
+    #[default]
+    Strategic,
+}
+
+/// Command line flags by component, such as `{"v": "4"}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomizeFlags {
+    /// Of virt-api.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub api: BTreeMap<String, String>,
+    /// Of virt-controller.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub controller: BTreeMap<String, String>,
+    /// Of virt-handler.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub handler: BTreeMap<String, String>,
 }
 
 /// What happens to workloads at uninstall.
@@ -180,6 +265,9 @@ pub struct KubeVirtStatus {
     /// The version gate: what may be used, and who holds it shut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_gate: Option<crate::gate::GateStatus>,
+    /// The target that failed; there until the spec names another, or somebody asks for another try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_update: Option<FailedUpdate>,
     /// The last updates, newest last, at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<UpdateRecord>,
@@ -221,4 +309,33 @@ pub struct UpdateRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<crate::schema::DateTime>")]
     pub completed: Option<jiff::Timestamp>,
+    /// Why it was given up; none while nothing has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// A target whose pods failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedUpdate {
+    /// The deployment id of the target.
+    #[serde(rename = "deploymentID")]
+    pub deployment_id: String,
+    /// Its release.
+    pub version: String,
+    /// The component that failed.
+    pub component: String,
+    /// The node on which it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// What failed.
+    pub cause: String,
+    /// When that was noticed.
+    #[schemars(with = "crate::schema::DateTime")]
+    pub at: jiff::Timestamp,
+    /// What is done about it.
+    pub action: OnFailure,
+    /// The value of annotation `kubevirt.io/retry-update` at that time: another one is another try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<String>,
 }

@@ -33,6 +33,10 @@ pub const TEMPLATE_HASH: &str = "kubevirt.io/template-hash";
 pub const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 /// Annotation on a node: RFC 3339 time of the last heartbeat of virt-handler.
 pub const HEARTBEAT: &str = "kubevirt.io/heartbeat";
+/// Annotation on a node: the pod of the virt-handler that holds the node's lock, written with every heartbeat.
+pub const HANDLER_POD: &str = "kubevirt.io/handler-pod";
+/// Annotation on the KubeVirt object: a new value asks for another try of a target that has failed.
+pub const RETRY_UPDATE: &str = "kubevirt.io/retry-update";
 /// Label on VMIs: the node that runs it. Also the selector of virt-handler's watch.
 pub const NODE_NAME: &str = "kubevirt.io/nodeName";
 /// Label on launcher pods: the uid of their VMI.

@@ -105,9 +105,10 @@ impl View {
         };
         let facts = |app: &str| -> Vec<PodFacts> { of(app).into_iter().map(PodFacts::from_pod).collect() };
         let nodes: Vec<Node> = nodes.iter().map(|node| node.as_ref().clone()).collect();
+        let lost = gate::lost_nodes(&nodes, jiff::Timestamp::now());
         let wanted = daemon_set.map(|set| gate::wanted_nodes(&set, &nodes)).unwrap_or_default();
         let reports: Vec<Report> = leases.iter().filter_map(|lease| Report::from_lease(lease)).collect();
-        gate::floor(&gate::reporters(&facts(VIRT_CONTROLLER), &facts(VIRT_HANDLER), &wanted, &reports))
+        gate::floor(&gate::reporters(&facts(VIRT_CONTROLLER), &facts(VIRT_HANDLER), &wanted, &lost, &reports))
     }
 
     /// The virt-handlers of a node, the best first.

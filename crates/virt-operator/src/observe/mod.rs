@@ -92,6 +92,7 @@ impl Observer {
                 &self.cache.of_kind(LEASE),
                 &node_objects,
                 objects.values().find(|object| object["kind"] == DAEMON_SET),
+                jiff::Timestamp::now(),
             ),
             guard_active: guarded && probe::guard_active(&self.client, &self.operator.namespace).await?,
             certificates: certificates::certificates(&secrets, bundle.as_ref()),

@@ -1,6 +1,7 @@
 //! Who has to report a release, and what they report, from what the watches hold. The rules are
 //! `kubevirt_types::gate`'s: virt-api's gate and the operator's plan never disagree about them.
 
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kubevirt_types::gate::{self, PodFacts, Report, Reporter};
@@ -14,6 +15,7 @@ pub fn reporters(
     leases: &[Value],
     nodes: &[Value],
     daemon_set: Option<&Value>,
+    now: Timestamp,
 ) -> Vec<Reporter> {
     let facts = |component: &str| -> Vec<PodFacts> {
         pods.iter()
@@ -26,7 +28,13 @@ pub fn reporters(
         leases.iter().filter_map(typed::<Lease>).filter_map(|lease| Report::from_lease(&lease)).collect();
     let nodes: Vec<Node> = nodes.iter().filter_map(typed).collect();
     let wanted = daemon_set.and_then(typed).map(|set| gate::wanted_nodes(&set, &nodes)).unwrap_or_default();
-    gate::reporters(&facts("virt-controller"), &facts("virt-handler"), &wanted, &reports)
+    gate::reporters(
+        &facts("virt-controller"),
+        &facts("virt-handler"),
+        &wanted,
+        &gate::lost_nodes(&nodes, now),
+        &reports,
+    )
 }
 
 /// An object of the API server as its type; none where it isn't one, which an API server never sends.
@@ -53,8 +61,12 @@ mod tests {
     #[test]
     fn the_newest_handler_of_a_node_speaks_for_it_and_a_missing_one_is_silent() {
         let lease = |pod: &str, version: &str| json!({"metadata": {"labels": {labels::REPORT_VERSION: version}}, "spec": {"holderIdentity": pod}});
-        let node =
-            |name: &str, taints: Value| json!({"metadata": {"name": name}, "spec": {"taints": taints}});
+        let node = |name: &str, taints: Value| {
+            json!({
+                "metadata": {"name": name}, "spec": {"taints": taints},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            })
+        };
         let leases = [lease("c1", "v0.18.0"), lease("h1", "v0.17.0"), lease("h2", "v0.18.0")];
         let pods = [
             pod("virt-controller", "c1", "a", 1),
@@ -69,7 +81,7 @@ mod tests {
             "metadata": {"name": "virt-handler"},
             "spec": {"selector": {}, "template": {"spec": {"containers": []}}},
         });
-        let told: Vec<_> = reporters(&pods, &leases, &nodes, Some(&daemon_set))
+        let told: Vec<_> = reporters(&pods, &leases, &nodes, Some(&daemon_set), Timestamp::UNIX_EPOCH)
             .into_iter()
             .map(|reporter| (reporter.name, reporter.release))
             .collect();
