@@ -63,8 +63,10 @@ impl View {
             daemon_sets: follow(api(client, namespace), named(VIRT_HANDLER), trim),
             nodes: follow(nodes, all(), |node| {
                 trim(node);
-                // Only labels and taints are looked at; images and conditions are most of a node.
-                node.status = None;
+                // Only labels, taints and readiness are looked at; images and conditions are most of a node.
+                let conditions = node.status.take().and_then(|status| status.conditions);
+                let ready = conditions.into_iter().flatten().filter(|condition| condition.type_ == "Ready");
+                node.status = Some(NodeStatus { conditions: Some(ready.collect()), ..NodeStatus::default() });
             }),
             kubevirts: follow(api(client, namespace), all(), trim),
             front_proxy: Arc::default(),
