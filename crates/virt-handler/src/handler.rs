@@ -142,13 +142,16 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let control =
         Control::new(client.clone(), &pod.node_name, &pod.pod_name, (vmis, pods, links), use_emulation);
     let act = {
-        let (node, takes_part) = (pod.node_name.clone(), takes_part.clone());
+        let (pod, takes_part) = (pod.clone(), takes_part.clone());
         move || async move {
             for (_, plugin) in &plugins {
                 drop(plugin.again.send(Reason::TookOver));
             }
             let written = move || takes_part.set(is_ready(State::Holding, true));
-            tokio::join!(Arc::new(control).run(&mut wakes), heartbeat::keep(client, node, facts, written),);
+            tokio::join!(
+                Arc::new(control).run(&mut wakes),
+                heartbeat::keep(client, &pod.node_name, &pod.pod_name, facts, written),
+            );
         }
     };
     let changed = |state| {

@@ -37,10 +37,13 @@ pub fn ability(use_emulation: Option<bool>, kvm: PluginState) -> Ability {
     }
 }
 
-/// The merge patch of one heartbeat.
-pub fn heartbeat(ability: Ability, now: Timestamp) -> Value {
+/// The merge patch of one heartbeat. `pod` is the pod of the handler that writes it: while two handlers stand
+/// side by side, this says whose word the label is.
+pub fn heartbeat(ability: Ability, pod: &str, now: Timestamp) -> Value {
     let now = now.round(Unit::Second).unwrap_or(now);
-    let mut metadata = json!({ "annotations": { labels::HEARTBEAT: now.to_string() } });
+    let mut metadata = json!({
+        "annotations": { labels::HEARTBEAT: now.to_string(), labels::HANDLER_POD: pod },
+    });
     let label = match ability {
         Ability::Able => Some("true"),
         Ability::Unable => Some("false"),
@@ -81,14 +84,22 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_without_knowledge_leaves_the_label() {
+    fn a_heartbeat_names_its_pod_and_leaves_the_label_without_knowledge() {
         let now = "2026-11-23T02:41:14.789Z".parse().unwrap();
-        assert_eq!(
-            heartbeat(Ability::Unknown, now),
-            json!({"metadata": {"annotations": {"kubevirt.io/heartbeat": "2026-11-23T02:41:15Z"}}})
-        );
-        assert_eq!(heartbeat(Ability::Able, now)["metadata"]["labels"]["kubevirt.io/schedulable"], "true");
-        assert_eq!(heartbeat(Ability::Unable, now)["metadata"]["labels"]["kubevirt.io/schedulable"], "false");
+        let table = [
+            (Ability::Unknown, "virt-handler-a", json!(null)),
+            (Ability::Able, "virt-handler-a", json!({"kubevirt.io/schedulable": "true"})),
+            (Ability::Unable, "virt-handler-b", json!({"kubevirt.io/schedulable": "false"})),
+        ];
+        for (ability, pod, node_labels) in table {
+            let patch = heartbeat(ability, pod, now);
+            assert_eq!(
+                patch["metadata"]["annotations"],
+                json!({"kubevirt.io/heartbeat": "2026-11-23T02:41:15Z", "kubevirt.io/handler-pod": pod})
+            );
+            assert_eq!(patch["metadata"]["labels"], node_labels, "{ability:?}");
+            assert_eq!(patch.as_object().unwrap().len(), 1, "nothing but metadata is patched");
+        }
     }
 
     #[test]

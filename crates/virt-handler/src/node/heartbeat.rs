@@ -1,4 +1,4 @@
-//! Writes the node's label and heartbeat while this handler holds the node's lock.
+//! Writes the node's label, heartbeat and the name of the pod in charge while this handler holds the node's lock.
 //!
 //! At the end it writes nothing: the heartbeat's age tells the truth, and a successor may be
 //! there already.
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ability::{self, Ability, ability};
 use crate::device::kind::{DeviceKind, PluginState, Reason};
@@ -56,20 +56,24 @@ impl Facts {
     }
 }
 
-/// Keeps the heartbeat going. `written` is told once the node says what is so.
-pub async fn keep(client: Client, node: String, mut facts: Facts, written: impl Fn()) {
+/// Keeps the heartbeat of `node` going, in the name of this handler's `pod`. `written` is told once the node says what is so.
+pub async fn keep(client: Client, node: &str, pod: &str, mut facts: Facts, written: impl Fn()) {
     let nodes: Api<Node> = Api::all(client);
+    let start = Instant::now();
     loop {
         let ability = facts.ability();
         let now = jiff::Timestamp::now();
-        let patch = Patch::Merge(ability::heartbeat(ability, now));
-        let pause = match timeout(LIMIT, nodes.patch(&node, &PatchParams::default(), &patch)).await {
+        let patch = Patch::Merge(ability::heartbeat(ability, pod, now));
+        let pause = match timeout(LIMIT, nodes.patch(node, &PatchParams::default(), &patch)).await {
             Ok(Ok(said)) => {
                 if ability != Ability::Unknown {
                     written();
                 }
                 correct(&said, &facts.plugins);
-                ability::wait(now.subsec_nanosecond().unsigned_abs())
+                // The predecessor's last word may have been on its way while this one was written, no longer
+                // than `LIMIT`: said once more after that, it can't stand.
+                let early = start.elapsed() < LIMIT;
+                if early { LIMIT } else { ability::wait(now.subsec_nanosecond().unsigned_abs()) }
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "can't write the heartbeat");
