@@ -8,10 +8,12 @@ mod controllers;
 mod operator;
 pub mod promise;
 pub mod random;
+mod say;
 mod view;
 mod writes;
 
 pub use cluster::{Cluster, Fault};
 pub use operator::{Operator, Outcome};
 pub use random::Random;
+pub use say::say;
 pub use writes::WriteError;
