@@ -1,10 +1,17 @@
 //! The canary: a new virt-handler is tried on one node before it goes everywhere (I6).
+//!
+//! It stands by beside the old one first. Then the DaemonSet's controller deletes the old one, and the new one is in charge
+//! of its node. Only when it has been so for a while, without a crash and with its node schedulable, the others follow.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::context::Context;
+use crate::observed::Pod;
 use crate::order::Component;
 use crate::progress::Progress;
+use crate::trouble::taken_over;
+use crate::waiting::Cause;
 
 /// How far the new virt-handler is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +19,11 @@ pub enum Canary {
     /// The DaemonSet doesn't make the target's pods yet.
     NotStarted,
     /// It is tried on one node.
-    Canary {
+    Trying {
         /// Which; none while the DaemonSet has not made the pod yet.
         node: Option<String>,
+        /// When it will have proved itself, if nothing happens; none before it is in charge.
+        until: Option<Timestamp>,
     },
     /// It is good, and goes to the other nodes.
     Spreading {
@@ -25,51 +34,61 @@ pub enum Canary {
     },
     /// Every node has it.
     Done,
-    /// It doesn't start.
+    /// It is no good.
     Failed {
-        /// Where.
-        node: Option<String>,
-        /// Why.
-        cause: String,
+        /// Where and why.
+        cause: Cause,
     },
 }
 
 impl Canary {
     /// The state of the rollout.
     pub(crate) fn of(context: &Context<'_>, progress: &Progress<'_>) -> Self {
+        let view = context.view;
         if !progress.object_current {
             return Self::NotStarted;
         }
-        if progress.rolled() {
+        let proved = progress.ready.iter().any(|pod| proved(context, progress, pod));
+        let tolerated = if proved { progress.wanted * view.policy.tolerated_percent / 100 } else { 0 };
+        let mut failed = progress.failed(view);
+        if let (Some(cause), true) = (failed.next(), failed.count() + 1 > tolerated) {
+            return Self::Failed { cause: cause.clone() };
+        }
+        if progress.rolled(view) {
             return Self::Done;
         }
-        if let Some(cause) = &progress.cause {
-            return Self::Failed { node: cause.node.clone(), cause: cause.message.clone() };
-        }
-        if progress.outdated.is_empty() || healthy(context, progress) {
+        if progress.outdated.is_empty() || proved {
             return Self::Spreading { ready: progress.ready.len(), of: progress.wanted };
         }
-        let node = progress.ready.iter().chain(&progress.starting).find_map(|pod| pod.node.clone());
-        Self::Canary { node }
+        let shared = progress.shared_nodes();
+        let alone = |pod: &&&Pod| pod.node.as_deref().is_some_and(|node| !shared.contains(node));
+        let first = progress.ready.iter().find(alone).or(progress.ready.first()).or(progress.starting.first());
+        let until = first.filter(alone).and_then(|pod| proved_at(context, pod));
+        Self::Trying { node: first.and_then(|pod| pod.node.clone()), until }
     }
 
     /// How fast the DaemonSet may go. Only a canary that has proved itself lets it go faster than one node at a
     /// time, and only while there is something to replace.
-    pub(crate) fn strategy(context: &Context<'_>, progress: &Progress<'_>) -> Strategy {
-        let spreads = progress.object_current
-            && progress.cause.is_none()
-            && !progress.outdated.is_empty()
-            && healthy(context, progress);
-        if spreads { Strategy::Spread } else { Strategy::One }
+    pub(crate) fn strategy(&self, progress: &Progress<'_>) -> Strategy {
+        match self {
+            Self::Spreading { .. } if !progress.outdated.is_empty() => Strategy::Spread,
+            Self::NotStarted | Self::Trying { .. } | Self::Spreading { .. } | Self::Done | Self::Failed { .. } => {
+                Strategy::One
+            }
+        }
     }
 }
 
-/// Whether one new pod has been Ready for long enough.
-fn healthy(context: &Context<'_>, progress: &Progress<'_>) -> bool {
-    let view = context.view;
-    progress.ready.iter().any(|pod| {
-        pod.ready_since.is_some_and(|since| view.now.duration_since(since) >= view.policy.canary_ready)
-    })
+/// When a pod that is alone on its node will have proved itself.
+fn proved_at(context: &Context<'_>, pod: &Pod) -> Option<Timestamp> {
+    taken_over(pod, context.view)?.saturating_add(context.view.soak()).ok()
+}
+
+/// Whether a new pod has been in charge of its node for long enough, and nothing is wrong with it.
+fn proved(context: &Context<'_>, progress: &Progress<'_>, pod: &Pod) -> bool {
+    let alone = !progress.outdated.iter().any(|other| other.node == pod.node);
+    let well = !progress.causes.iter().any(|cause| cause.pod == pod.name);
+    alone && well && proved_at(context, pod).is_some_and(|at| at <= context.view.now)
 }
 
 /// How fast the DaemonSet may go.
@@ -79,25 +98,28 @@ pub(crate) enum Strategy {
     One,
     /// A part of the nodes at a time.
     Spread,
+    /// Nothing more is replaced.
+    Frozen,
 }
 
 impl Strategy {
-    /// Writes it into the DaemonSet. Nothing is ever unavailable: a successor is there first.
+    /// Writes it into the DaemonSet. Nothing is ever unavailable: a successor is there first. A node that is NotReady
+    /// takes a place of its own, so that it holds no other node's place: its pod is never available.
     pub fn write(self, body: &mut Value, context: &Context<'_>) {
-        let policy = context.view.policy;
+        let (view, progress) = (context.view, context.progress(Component::Handler));
+        let unreachable = if progress.rolls() { progress.unreachable } else { 0 };
         let (surge, seconds) = match self {
-            Self::One => (json!(1), policy.canary_ready.as_secs()),
-            Self::Spread => (json!(policy.spread), 0),
+            Self::One => (1, view.soak().as_secs()),
+            Self::Spread => (view.policy.spread(progress.wanted), 0),
+            Self::Frozen => {
+                body["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+                return;
+            }
         };
         body["spec"]["minReadySeconds"] = json!(seconds);
         body["spec"]["updateStrategy"] = json!({
             "type": "RollingUpdate",
-            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge},
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge + unreachable},
         });
     }
-}
-
-/// The state of virt-handler's rollout, for those who show it.
-pub(crate) fn observe(context: &Context<'_>) -> Canary {
-    Canary::of(context, context.progress(Component::Handler))
 }

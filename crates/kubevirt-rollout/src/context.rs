@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kubevirt_manifests::{Manifest, ManifestSet};
-use kubevirt_types::kubevirt::KubeVirtStatus;
-use kubevirt_types::{KubeVirt, ObjectKey, Release, labels};
+use kubevirt_types::kubevirt::{FailedUpdate, KubeVirtStatus};
+use kubevirt_types::{KubeVirt, ObjectKey, Release, gate, labels};
 use serde_json::{Value, json};
 
 use crate::drift::is_subset;
-use crate::observed::{Observed, Pod};
+use crate::observed::{Node, Observed, Pod};
 use crate::order::{Class, Component, class};
 use crate::plan::Direction;
 use crate::policy::Policy;
@@ -29,6 +29,15 @@ pub(crate) struct View<'a> {
     pub kubevirt: &'a KubeVirt,
     pub policy: &'a Policy,
     pub now: Timestamp,
+    pub nodes: &'a Nodes<'a>,
+}
+
+/// The nodes by name.
+pub(crate) type Nodes<'a> = BTreeMap<&'a str, &'a Node>;
+
+/// The nodes of an observation by name.
+pub(crate) fn nodes(observed: &Observed) -> Nodes<'_> {
+    observed.nodes.iter().map(|node| (node.name(), node)).collect()
 }
 
 /// The view together with the target's manifests.
@@ -39,7 +48,20 @@ pub(crate) struct Context<'a> {
     /// The manifest sets of every other release in play, the observed one first.
     pub old: Vec<&'a ManifestSet>,
     pub direction: Direction,
+    /// The target has failed, and nothing may move.
+    pub paused: Option<&'a FailedUpdate>,
     progress: BTreeMap<Component, Progress<'a>>,
+}
+
+/// Whether everything has been handed over to the target's pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Handover {
+    /// It has.
+    Over,
+    /// Only pods on lost nodes are of another release: nobody waits for them, but they may come back.
+    LostNodes(WaitingOn),
+    /// Pods of another template may act.
+    OldPods(WaitingOn),
 }
 
 /// What one stage comes to. It is over when it has neither steps nor anything to wait for.
@@ -47,6 +69,8 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Outcome {
     pub steps: Vec<Step>,
     pub waiting_on: Vec<WaitingOn>,
+    /// What is still to come and holds no other stage up.
+    pub notes: Vec<WaitingOn>,
 }
 
 impl Outcome {
@@ -63,7 +87,7 @@ impl Outcome {
 
 impl From<WaitingOn> for Outcome {
     fn from(waiting_on: WaitingOn) -> Self {
-        Self { steps: vec![], waiting_on: vec![waiting_on] }
+        Self { waiting_on: vec![waiting_on], ..Self::default() }
     }
 }
 
@@ -114,6 +138,34 @@ impl<'a> View<'a> {
         outcome.steps.push(deletion(key, live));
     }
 
+    /// The soak that the spec asks for.
+    pub fn soak(&self) -> SignedDuration {
+        self.policy.soak(&self.kubevirt.spec)
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Option<&'a Node> {
+        self.nodes.get(name).copied()
+    }
+
+    /// The node of a pod and since when it is NotReady; none when it is Ready.
+    pub fn not_ready_node(&self, pod: &'a Pod) -> Option<(&'a str, Timestamp)> {
+        let node = self.node(pod.node.as_deref()?)?;
+        Some((node.name(), node.not_ready_since?))
+    }
+
+    /// Whether a node that is NotReady since then is waited for no more.
+    pub fn is_lost(&self, since: Timestamp) -> bool {
+        gate::is_lost(since, self.now)
+    }
+
+    /// Nodes that couldn't run VMs when virt-handler's DaemonSet was changed last.
+    pub fn unable_before(&self) -> Vec<&'a str> {
+        let live = self.live(&Component::Handler.key(self.namespace()));
+        let list = live.and_then(|live| live["metadata"]["annotations"][labels::UNABLE_NODES].as_str());
+        list.into_iter().flat_map(|list| list.split(',')).collect()
+    }
+
     /// Pods of a component that may still act: not those whose deletion is longer ago than a handover takes.
     pub fn acting(&self, component: Component) -> impl Iterator<Item = &'a Pod> {
         let (now, handover) = (self.now, self.policy.handover);
@@ -126,7 +178,7 @@ impl<'a> View<'a> {
 
 impl<'a> Context<'a> {
     /// Puts the facts together.
-    pub fn new(view: View<'a>, target: &'a ManifestSet) -> Self {
+    pub fn new(view: View<'a>, target: &'a ManifestSet, paused: Option<&'a FailedUpdate>) -> Self {
         let progress: BTreeMap<Component, Progress<'a>> = Component::ALL
             .into_iter()
             .map(|component| (component, Progress::of(view, target, component)))
@@ -134,7 +186,7 @@ impl<'a> Context<'a> {
         let direction = direction(view, target, progress.values());
         let id = target.config.id();
         let observed_id = view.status().and_then(|status| status.observed_deployment_id.as_deref());
-        let live: BTreeSet<Release> = live_releases(view).into_iter().map(|(_, release)| release).collect();
+        let live: BTreeSet<Release> = live_releases(view, true).into_iter().map(|(_, release)| release).collect();
         let mut old: Vec<(&str, &ManifestSet)> = view
             .observed
             .strategies
@@ -145,7 +197,7 @@ impl<'a> Context<'a> {
             })
             .collect();
         old.sort_by_key(|(other, _)| Some(*other) != observed_id);
-        Self { view, target, old: old.into_iter().map(|(_, set)| set).collect(), direction, progress }
+        Self { view, target, old: old.into_iter().map(|(_, set)| set).collect(), direction, paused, progress }
     }
 
     /// A component's progress towards the target.
@@ -154,11 +206,40 @@ impl<'a> Context<'a> {
     }
 
     /// Whether every pod that acts is the target's, and no workload makes others (I7, I8).
-    pub fn handed_over(&self) -> bool {
-        Component::ALL.into_iter().all(|component| {
+    pub fn handover(&self) -> Handover {
+        let others: Vec<(Component, &Pod)> = Component::ALL
+            .into_iter()
+            .flat_map(|component| {
+                self.progress(component).outdated_acting.iter().map(move |pod| (component, *pod))
+            })
+            .collect();
+        let made = Component::ALL.into_iter().all(|component| {
             let progress = self.progress(component);
-            (progress.object_current || progress.object_absent) && progress.outdated_acting.is_empty()
-        })
+            progress.object_current || progress.object_absent
+        });
+        let lost = |pod: &Pod| self.view.not_ready_node(pod).is_some_and(|(_, since)| self.view.is_lost(since));
+        let waits: Vec<String> =
+            others.iter().filter(|(_, pod)| !lost(pod)).map(|(_, pod)| pod.name.clone()).collect();
+        if !made || !waits.is_empty() {
+            return Handover::OldPods(WaitingOn::OldPods { pods: waits });
+        }
+        let away: BTreeMap<&str, Timestamp> =
+            others.iter().filter_map(|(_, pod)| self.view.not_ready_node(pod)).collect();
+        match WaitingOn::nodes(&away) {
+            Some(waiting) => Handover::LostNodes(waiting),
+            None => Handover::Over,
+        }
+    }
+
+    /// Whether every pod that acts is the target's, those on lost nodes included.
+    pub fn handed_over(&self) -> bool {
+        self.handover() == Handover::Over
+    }
+
+    /// Whether the target was reached before: what moves now is a node that has come back, or drift.
+    pub fn reached_before(&self) -> bool {
+        let observed = self.view.status().and_then(|status| status.observed_deployment_id.as_deref());
+        observed == Some(&self.target.config.id())
     }
 
     /// The release that is being left, for messages.
@@ -230,11 +311,15 @@ pub(crate) fn is_managed(live: &Value) -> bool {
     live["metadata"]["labels"][labels::MANAGED_BY].as_str() == Some(labels::MANAGED_BY_OPERATOR)
 }
 
-/// Every release that a pod or a workload of the control plane is of.
-fn live_releases(view: View<'_>) -> Vec<(Component, Release)> {
+/// Every release that a pod or a workload of the control plane is of; those on lost nodes only when asked for.
+fn live_releases(view: View<'_>, lost_too: bool) -> Vec<(Component, Release)> {
     let mut releases = Vec::new();
+    let lost = |pod: &Pod| view.not_ready_node(pod).is_some_and(|(_, since)| view.is_lost(since));
     for component in Component::ALL {
-        let pods = view.acting(component).filter_map(|pod| pod.release.clone());
+        let pods = view
+            .acting(component)
+            .filter(|pod| lost_too || !lost(pod))
+            .filter_map(|pod| pod.release.clone());
         let object = view.live(&component.key(view.namespace())).and_then(|live| {
             live["metadata"]["annotations"][labels::INSTALL_VERSION].as_str()?.parse::<Release>().ok()
         });
@@ -254,7 +339,7 @@ fn direction<'a>(
     let status = view.status();
     let observed: Option<Release> =
         status.and_then(|status| status.observed_kube_virt_version.as_deref()?.parse().ok());
-    let live = live_releases(view);
+    let live = live_releases(view, false);
     let all = || live.iter().map(|(_, release)| release).chain(&observed);
     let (newer, older) = (all().any(|release| release > wanted), all().any(|release| release < wanted));
     let api_newer = live.iter().any(|(component, release)| *component == Component::Api && release > wanted);

@@ -3,13 +3,14 @@
 //! Written without the planner's own decisions, so that a mistake there is caught here. I1, I2, I10 and I11 are
 //! statements about sequences of plans: the simulator checks them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use jiff::Timestamp;
-use kubevirt_types::{ObjectKey, Release, labels};
+use jiff::{SignedDuration, Timestamp};
+use kubevirt_types::{ObjectKey, Release, gate, labels};
 use serde_json::{Value, json};
 
-use crate::observed::{Observed, Pod};
+use crate::observed::{Node, Observed, Pod};
 use crate::order::{Class, Component, class};
 use crate::plan::{Direction, Plan};
 use crate::policy::Policy;
@@ -73,7 +74,8 @@ pub fn check(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<(), Vec<Violation>> {
-    let facts = Facts { plan, observed, policy, now };
+    let nodes = observed.nodes.iter().map(|node| (node.name(), node)).collect();
+    let facts = Facts { plan, observed, policy, now, nodes };
     let mut violations = Vec::new();
     for step in &plan.steps {
         let rules: [(Invariant, Option<String>); 9] = [
@@ -99,6 +101,7 @@ struct Facts<'a> {
     observed: &'a Observed,
     policy: &'a Policy,
     now: Timestamp,
+    nodes: BTreeMap<&'a str, &'a Node>,
 }
 
 impl<'a> Facts<'a> {
@@ -115,10 +118,10 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// Releases of a component's pods that nobody has asked to go.
+    /// Releases of a component's pods that nobody has asked to go, and that aren't on a lost node.
     fn releases(&self, component: Component) -> impl Iterator<Item = &'a Release> {
         self.acting(component)
-            .filter(|pod| pod.deleting_since.is_none())
+            .filter(|pod| pod.deleting_since.is_none() && !self.is_lost(pod))
             .filter_map(|pod| pod.release.as_ref())
     }
 
@@ -200,6 +203,8 @@ impl<'a> Facts<'a> {
             | Step::IssueLeaf { .. }
             | Step::AddFinalizer { .. }
             | Step::RemoveFinalizer { .. } => None,
+            // rewrites objects as they are
+            Step::MigrateStorage { .. } => None,
             Step::CleanNode { node, .. } => Some(format!("node {node}")),
         };
         touched.map(|what| format!("{what} would be touched"))
@@ -210,27 +215,63 @@ impl<'a> Facts<'a> {
         if class(&manifest.key) != Class::Workload(Component::Handler) {
             return None;
         }
-        let rolling = &manifest.body["spec"]["updateStrategy"]["rollingUpdate"];
+        let strategy = &manifest.body["spec"]["updateStrategy"];
+        if strategy["type"] == json!("OnDelete") {
+            return None;
+        }
+        let rolling = &strategy["rollingUpdate"];
         if rolling["maxUnavailable"] != json!(0) {
             return Some(format!("maxUnavailable would be {}", rolling["maxUnavailable"]));
         }
-        let surge = &rolling["maxSurge"];
-        if *surge == json!(1) {
+        let Some(surge) = rolling["maxSurge"].as_u64().and_then(|n| usize::try_from(n).ok()) else {
+            return Some(format!("maxSurge would be {}", rolling["maxSurge"]));
+        };
+        let handlers = |pod: &&Pod| pod.deleting_since.is_none();
+        let hash = template_hash(&manifest.body);
+        let others = || {
+            self.acting(Component::Handler)
+                .filter(handlers)
+                .filter(|pod| pod.template_hash.as_deref() != hash && self.reachable(pod))
+        };
+        let unreachable = self.observed.nodes.iter().filter(|node| node.not_ready_since.is_some()).count();
+        let nodes: BTreeSet<_> = self.acting(Component::Handler).filter_map(|pod| pod.node.as_ref()).collect();
+        if surge > nodes.len().div_ceil(10).max(1) + unreachable {
+            return Some(format!("maxSurge would be {surge} on {} nodes", nodes.len()));
+        }
+        let soak = self.soak();
+        let healthy = self.acting(Component::Handler).filter(handlers).any(|pod| {
+            pod.template_hash.as_deref() == hash
+                && self.reachable(pod)
+                && pod.ready_since.is_some_and(|since| self.now.duration_since(since) >= soak)
+                && !others().any(|other| other.node == pod.node)
+        });
+        let waits = manifest.body["spec"]["minReadySeconds"].as_i64().unwrap_or(0) >= soak.as_secs();
+        if healthy || others().next().is_none() || (surge <= 1 + unreachable && waits) {
             return None;
         }
-        let percent = surge.as_str().and_then(|text| text.strip_suffix('%')?.parse::<u32>().ok());
-        if percent.is_none_or(|percent| percent > 10) {
-            return Some(format!("maxSurge would be {surge}"));
-        }
-        let hash = template_hash(&manifest.body);
-        let healthy = self.acting(Component::Handler).any(|pod| {
-            pod.template_hash.as_deref() == hash
-                && pod.deleting_since.is_none()
-                && pod
-                    .ready_since
-                    .is_some_and(|since| self.now.duration_since(since) >= self.policy.canary_ready)
-        });
-        (!healthy).then(|| format!("maxSurge would be {surge} before a canary is healthy"))
+        Some(format!(
+            "maxSurge would be {surge} and minReadySeconds {} before a canary is healthy",
+            manifest.body["spec"]["minReadySeconds"]
+        ))
+    }
+
+    fn soak(&self) -> SignedDuration {
+        let spec = self.observed.kubevirt.as_ref().map(|kubevirt| &kubevirt.spec);
+        spec.map_or(self.policy.soak, |spec| self.policy.soak(spec))
+    }
+
+    /// Whether a pod's node is Ready, as far as is known.
+    fn reachable(&self, pod: &Pod) -> bool {
+        self.not_ready_since(pod).is_none()
+    }
+
+    fn not_ready_since(&self, pod: &Pod) -> Option<Timestamp> {
+        self.nodes.get(pod.node.as_deref()?)?.not_ready_since
+    }
+
+    /// Whether a pod is on a node for which nobody waits any more.
+    fn is_lost(&self, pod: &Pod) -> bool {
+        self.not_ready_since(pod).is_some_and(|since| gate::is_lost(since, self.now))
     }
 
     fn rule_taken(&self, step: &Step) -> Option<String> {
@@ -276,6 +317,11 @@ impl<'a> Facts<'a> {
     }
 
     fn deleted_early(&self, step: &Step) -> Option<String> {
+        if let Step::MigrateStorage { crd, .. } = step {
+            return self.mixed().map(|target| {
+                format!("stored versions of {} would be forgotten before everything is {target}", crd.name)
+            });
+        }
         let Step::Delete { key, .. } = step else { return None };
         let harmless = class(key) == Class::Guard || key.kind == "Job";
         if self.uninstalls() || harmless {
@@ -297,8 +343,11 @@ impl<'a> Facts<'a> {
                 (!seen(&manifest.key, uid, resource_version))
                     .then(|| "its precondition is not what was seen".to_owned())
             }
-            Step::Delete { key, uid, resource_version, .. } => (!seen(key, uid, resource_version))
-                .then(|| "its precondition is not what was seen".to_owned()),
+            Step::Delete { key, uid, resource_version, .. }
+            | Step::MigrateStorage { crd: key, uid, resource_version, .. } => {
+                (!seen(key, uid, resource_version))
+                    .then(|| "its precondition is not what was seen".to_owned())
+            }
             Step::DeleteInstances { .. }
             | Step::CreateStrategyJob { .. }
             | Step::StoreStrategy { .. }
@@ -311,6 +360,11 @@ impl<'a> Facts<'a> {
     }
 
     fn crd_in_use(&self, step: &Step) -> Option<String> {
+        if let Step::MigrateStorage { crd, version, .. } = step {
+            let mut versions = self.live(crd)?["spec"]["versions"].as_array().into_iter().flatten();
+            let written = versions.any(|known| known["name"] == *version && known["storage"] == true);
+            return (!written).then(|| format!("objects would be taken to be stored as {version}, and aren't"));
+        }
         let Step::Apply { manifest, .. } = step else { return None };
         if class(&manifest.key) != Class::Crd {
             return None;

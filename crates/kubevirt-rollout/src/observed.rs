@@ -133,10 +133,14 @@ pub struct Pod {
     pub created: Timestamp,
     /// Since when its condition Ready is True; none when it isn't.
     pub ready_since: Option<Timestamp>,
+    /// Since when its condition Ready is False; none while it is True or was never told.
+    pub unready_since: Option<Timestamp>,
     /// When its deletion was asked for (deletionTimestamp less its grace period); none when it wasn't.
     pub deleting_since: Option<Timestamp>,
     /// Restarts of all its containers, init containers included.
     pub restarts: u32,
+    /// The last time that one of its containers ended by its own fault.
+    pub crash: Option<Crash>,
     /// The first container (init containers first), that waits or has terminated for a reason which won't pass
     /// by itself, or the PodScheduled condition when it is False.
     pub trouble: Option<Trouble>,
@@ -149,6 +153,17 @@ impl Pod {
     }
 }
 
+/// The end of a container that was its own fault: not one that was killed from outside, or lost with its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    /// The container.
+    pub container: String,
+    /// What the kubelet and the container's last words say.
+    pub message: String,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
 /// Why a pod doesn't run, in the kubelet's or the scheduler's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
@@ -158,16 +173,11 @@ pub struct Trouble {
     pub reason: String,
     /// A sentence; may be empty.
     pub message: String,
+    /// The container's image.
+    pub image: Option<String>,
 }
 
 impl Trouble {
-    /// Whether this is a container that crashes.
-    pub fn crashes(&self) -> bool {
-        matches!(
-            self.reason.as_str(),
-            "CrashLoopBackOff" | "Error" | "OOMKilled" | "ContainerCannotRun" | "StartError"
-        )
-    }
 
     /// Whether this is an image that can't be had.
     pub fn image_missing(&self) -> bool {
@@ -199,6 +209,13 @@ pub struct Node {
     pub our_annotations: Vec<String>,
 }
 
+impl Node {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.handle.key.name
+    }
+}
+
 /// What is known about certificates. No private key comes near this crate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Certificates {
@@ -208,6 +225,8 @@ pub struct Certificates {
     pub leaves: BTreeMap<String, Certificate>,
     /// The CA certificates in ConfigMap `kubevirt-ca`, newest first.
     pub bundle: Vec<CaCertificate>,
+    /// Who looks may not read Secrets, so a missing certificate says nothing. Never so for the operator.
+    pub unread: bool,
 }
 
 /// A certificate in a Secret.

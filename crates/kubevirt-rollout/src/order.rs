@@ -66,7 +66,8 @@ pub const ROLLBACK: &[Stage] = &[
     Stage::DropGuard,
 ];
 
-/// At the target: what has drifted is put right. No stage waits for another.
+/// At the target: what has drifted is put right. No stage waits for another. What takes long comes last: every object
+/// of a kind may have to be written.
 pub const STEADY: &[Stage] = &[
     Stage::Finalizer,
     Stage::Certificates,
@@ -80,6 +81,7 @@ pub const STEADY: &[Stage] = &[
     Stage::NewWebhooks,
     Stage::Orphans,
     Stage::DropGuard,
+    Stage::StoredVersions,
 ];
 
 /// Objects of our kinds go while the control plane still runs and can clean up after them; admission goes
@@ -115,6 +117,11 @@ pub(crate) fn walk(plan: &mut Plan, stage_of: impl Fn(Stage) -> Outcome) {
     plan.stage = Stage::Settled;
     for &stage in stages(plan.direction) {
         let outcome = stage_of(stage);
+        for note in &outcome.notes {
+            if !plan.waiting_on.contains(note) {
+                plan.waiting_on.push(note.clone());
+            }
+        }
         if outcome.is_over() {
             continue;
         }

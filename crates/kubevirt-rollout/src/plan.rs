@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kubevirt_manifests::{InstallConfig, manifests};
+use kubevirt_types::kubevirt::{FailedUpdate, OnFailure};
 
-use crate::context::{Context, Outcome, View};
+use crate::context::{self, Context, Outcome, View};
+use crate::failure::{self, Effective};
 use crate::observed::Observed;
 use crate::order::{self, Component};
 use crate::policy::Policy;
@@ -29,6 +31,8 @@ pub struct Plan {
     pub waiting_on: Vec<WaitingOn>,
     /// What is wanted; none at uninstall, without a KubeVirt object, or when the spec names no release.
     pub target: Option<InstallConfig>,
+    /// What the spec asks for has failed: the target is what was there before, or nothing moves.
+    pub failed: Option<FailedUpdate>,
 }
 
 /// The next safe steps.
@@ -44,9 +48,11 @@ pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
         steps: vec![],
         waiting_on: vec![],
         target: None,
+        failed: None,
     };
+    let nodes = context::nodes(observed);
     let Some(kubevirt) = observed.kubevirt.as_ref().filter(|_| observed.synced) else { return plan };
-    let view = View { observed, kubevirt, policy, now };
+    let view = View { observed, kubevirt, policy, now, nodes: &nodes };
     if kubevirt.is_deleting() {
         plan.direction = Direction::Uninstall;
         order::walk(&mut plan, |stage| stage::uninstall::run(view, stage));
@@ -56,10 +62,12 @@ pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
         Ok(config) => config,
         Err(refusal) => return blocked(plan, view, WaitingOn::Refused { cause: refusal.to_string() }.into()),
     };
+    let Effective { config, failed } = failure::effective(view, config);
     plan.target = Some(config.clone());
     let strategy = stage::strategy::find(view, &config, make);
     let Some(set) = &strategy.set else { return blocked(plan, view, strategy.outcome) };
-    let context = Context::new(view, set);
+    let paused = failed.as_ref().filter(|failed| failed.action == OnFailure::Pause);
+    let context = Context::new(view, set, paused);
     if let Some(cause) = stage::crds::refusal(&context) {
         return blocked(plan, view, WaitingOn::Refused { cause }.into());
     }
@@ -68,6 +76,8 @@ pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
         Stage::Strategy => strategy.outcome.clone(),
         other => run(&context, other),
     });
+    plan.failed = failed.clone().or_else(|| failure::found(&context));
+    plan.waiting_on.splice(0..0, failure::said(view, plan.failed.as_ref()));
     plan
 }
 
@@ -76,7 +86,7 @@ fn blocked(mut plan: Plan, view: View<'_>, why: Outcome) -> Plan {
     let observed = view.status().and_then(|status| status.observed_deployment_id.as_deref());
     let running = observed
         .and_then(|id| view.observed.strategies.get(id))
-        .map(|stored| Context::new(view, &stored.set))
+        .map(|stored| Context::new(view, &stored.set, None))
         .filter(|context| context.direction == Direction::Steady);
     match running {
         Some(context) => {
@@ -123,6 +133,7 @@ fn run(context: &Context<'_>, stage: Stage) -> Outcome {
         Stage::DropGuard => stage::guard::drop(context),
         Stage::ExactRbac => stage::rbac::exact(context),
         Stage::Orphans => stage::orphans::delete(context),
+        Stage::StoredVersions => stage::stored_versions::clean(context),
         Stage::Blocked
         | Stage::Strategy
         | Stage::Instances

@@ -1,17 +1,18 @@
-//! How far a component is on its way to the target's pods.
+//! How far a component is on its way to the target's pods, and which of them fail.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
 use kubevirt_manifests::ManifestSet;
 use serde_json::Value;
 
 use crate::context::{View, live_template_hash, template_hash};
 use crate::observed::Pod;
 use crate::order::Component;
-use crate::waiting::WaitingOn;
+use crate::trouble::cause;
+use crate::waiting::{Cause, WaitingOn};
 
-/// Restarts after which a pod that isn't Ready is said to crash, even in a moment when it runs.
-const CRASHES: u32 = 3;
-
-/// How far a component is.
+/// How far a component is. What is on a node that is NotReady is kept apart: it holds nobody else up.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress<'a> {
     component: Component,
@@ -21,7 +22,7 @@ pub(crate) struct Progress<'a> {
     pub object_absent: bool,
     /// The workload's own controller has seen its last change.
     pub object_seen: bool,
-    /// How many pods are wanted.
+    /// How many pods are wanted, without those of virt-handler on nodes that are NotReady.
     pub wanted: usize,
     /// Pods of the target's template that serve.
     pub ready: Vec<&'a Pod>,
@@ -29,19 +30,15 @@ pub(crate) struct Progress<'a> {
     pub starting: Vec<&'a Pod>,
     /// Pods of another template that aren't being deleted.
     pub outdated: Vec<&'a Pod>,
-    /// Those, and the ones that were deleted so recently that they may be handing over.
+    /// Those, the ones that were deleted so recently that they may be handing over, and those on nodes that are
+    /// NotReady.
     pub outdated_acting: Vec<&'a Pod>,
-    /// What fails among the target's pods.
-    pub cause: Option<Cause>,
-}
-
-/// Why a pod of the target's template isn't Ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cause {
-    /// The pod's node.
-    pub node: Option<String>,
-    /// A sentence.
-    pub message: String,
+    /// Nodes that are NotReady and have a pod of another template, with since when.
+    pub away: BTreeMap<&'a str, Timestamp>,
+    /// How many nodes with a pod of virt-handler are NotReady.
+    pub unreachable: usize,
+    /// What goes wrong with the target's pods, what fails first at the front.
+    pub causes: Vec<Cause>,
 }
 
 impl<'a> Progress<'a> {
@@ -51,43 +48,78 @@ impl<'a> Progress<'a> {
         let hash = manifest.and_then(template_hash);
         let live = view.live(&key);
         let number = |pointer: &str| live.and_then(|live| live.pointer(pointer)).and_then(Value::as_u64);
-        let object_seen =
-            live.is_some() && number("/status/observedGeneration") >= number("/metadata/generation");
         let wanted = match component {
             Component::Handler => number("/status/desiredNumberScheduled"),
             Component::Controller | Component::Api => manifest
                 .and_then(|manifest| manifest.body.pointer("/spec/replicas")?.as_u64())
                 .or_else(|| number("/spec/replicas")),
         };
-        let of_target = |pod: &&Pod| pod.template_hash.is_some() && pod.template_hash == hash;
-        let mut starting = Vec::new();
-        let (mut ready, mut outdated, mut outdated_acting) = (Vec::new(), Vec::new(), Vec::new());
-        for pod in view.acting(component) {
-            match (of_target(&pod), pod.deleting_since.is_none()) {
-                (true, true) if pod.serves() => ready.push(pod),
-                (true, true) => starting.push(pod),
-                (true, false) => {}
-                (false, live) => {
-                    outdated_acting.push(pod);
-                    if live {
-                        outdated.push(pod);
-                    }
-                }
-            }
-        }
-        let cause = starting.iter().find_map(|pod| cause(pod, view));
-        Self {
+        let mut progress = Self {
             component,
             object_current: live.is_some_and(|live| live_template_hash(live) == hash.as_deref()),
             object_absent: live.is_none(),
-            object_seen,
-            wanted: wanted.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
-            ready,
-            starting,
-            outdated,
-            outdated_acting,
-            cause,
+            object_seen: live.is_some() && number("/status/observedGeneration") >= number("/metadata/generation"),
+            wanted: 0,
+            ready: vec![],
+            starting: vec![],
+            outdated: vec![],
+            outdated_acting: vec![],
+            away: BTreeMap::new(),
+            unreachable: 0,
+            causes: vec![],
+        };
+        let mut unreachable = BTreeSet::new();
+        for pod in view.acting(component) {
+            let of_target = pod.template_hash.is_some() && pod.template_hash == hash;
+            let not_ready = view.not_ready_node(pod).filter(|_| component == Component::Handler);
+            if let Some((node, since)) = not_ready {
+                unreachable.insert(node);
+                if !of_target && pod.deleting_since.is_none() {
+                    progress.away.insert(node, since);
+                }
+            }
+            progress.sort(pod, of_target, not_ready.is_some());
         }
+        progress.unreachable = unreachable.len();
+        let wanted = wanted.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        progress.wanted = wanted.saturating_sub(progress.unreachable);
+        progress.causes = progress.find_causes(view);
+        progress
+    }
+
+    fn sort(&mut self, pod: &'a Pod, of_target: bool, unreachable: bool) {
+        let live = pod.deleting_since.is_none();
+        if !of_target {
+            self.outdated_acting.push(pod);
+        }
+        match (of_target, live && !unreachable) {
+            (true, true) if pod.serves() => self.ready.push(pod),
+            (true, true) => self.starting.push(pod),
+            (false, true) => self.outdated.push(pod),
+            (true | false, false) => {}
+        }
+    }
+
+    fn find_causes(&self, view: View<'_>) -> Vec<Cause> {
+        let shared = self.shared_nodes();
+        let mut causes: Vec<Cause> = self
+            .starting
+            .iter()
+            .chain(&self.ready)
+            .filter(|pod| self.component == Component::Handler || view.not_ready_node(pod).is_none())
+            .filter_map(|pod| {
+                let alone = pod.node.as_deref().is_some_and(|node| !shared.contains(node));
+                let in_charge = self.component == Component::Handler && alone;
+                cause(pod, view, in_charge)
+            })
+            .collect();
+        causes.sort_by(|a, b| (a.fails_at, &a.pod).cmp(&(b.fails_at, &b.pod)));
+        causes
+    }
+
+    /// Nodes on which a pod of another template lives still.
+    pub fn shared_nodes(&self) -> BTreeSet<&'a str> {
+        self.outdated.iter().filter_map(|pod| pod.node.as_deref()).collect()
     }
 
     /// Whether a workload that exists, or a pod, is of another template than the target's.
@@ -95,41 +127,28 @@ impl<'a> Progress<'a> {
         !(self.object_absent || self.object_current) || !self.outdated.is_empty()
     }
 
-    /// Whether every wanted pod is the target's and serves.
-    pub fn rolled(&self) -> bool {
-        self.object_current && self.object_seen && self.outdated.is_empty() && self.ready.len() >= self.wanted
+    /// Whether every wanted pod is the target's and serves; nodes that are lost are not waited for.
+    pub fn rolled(&self, view: View<'_>) -> bool {
+        self.object_current
+            && self.object_seen
+            && self.outdated.is_empty()
+            && self.ready.len() >= self.wanted
+            && self.away.values().all(|since| view.is_lost(*since))
     }
 
-    /// What to say while it isn't.
-    pub fn waiting(&self) -> WaitingOn {
+    /// What has failed: those for whom the time is over.
+    pub fn failed(&self, view: View<'_>) -> impl Iterator<Item = &Cause> {
+        self.causes.iter().filter(move |cause| cause.fails_at <= view.now)
+    }
+
+    /// What to say while it isn't rolled.
+    pub fn waiting(&self, canary: Option<String>) -> WaitingOn {
         let (ready, of) = (self.ready.len(), self.wanted.max(self.ready.len()));
-        let cause = self.cause.as_ref().map(|cause| cause.message.clone());
+        let cause = self.causes.first().cloned();
         match self.component {
-            Component::Handler => WaitingOn::HandlersNotReady { ready, of, canary: None, cause },
+            Component::Handler => WaitingOn::HandlersNotReady { ready, of, canary, cause },
             Component::Controller => WaitingOn::ControllersNotReady { ready, of, cause },
             Component::Api => WaitingOn::ApiNotReady { ready, of, cause },
         }
     }
-}
-
-/// Why this pod doesn't get Ready; none while it may just take its time.
-fn cause(pod: &Pod, view: View<'_>) -> Option<Cause> {
-    let deadline = view.policy.pod_deadline;
-    let late = view.now.duration_since(pod.created) > deadline;
-    let what = match &pod.trouble {
-        Some(trouble) if trouble.crashes() || trouble.image_missing() || late => {
-            let container =
-                trouble.container.as_ref().map(|name| format!("container {name}: ")).unwrap_or_default();
-            let message =
-                if trouble.message.is_empty() { String::new() } else { format!(": {}", trouble.message) };
-            format!("{container}{}{message}", trouble.reason)
-        }
-        Some(_) | None if pod.restarts >= CRASHES => "its container keeps crashing".to_owned(),
-        Some(_) | None if late => {
-            format!("not Ready for more than {} s", deadline.as_secs())
-        }
-        Some(_) | None => return None,
-    };
-    let at = pod.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
-    Some(Cause { node: pod.node.clone(), message: format!("pod {}{at}: {what}", pod.name) })
 }

@@ -62,6 +62,8 @@ pub enum Stage {
     ExactRbac,
     /// What the target doesn't have goes.
     Orphans,
+    /// No object is stored as a version that isn't written any more.
+    StoredVersions,
     /// Uninstall: objects of our kinds.
     Instances,
     /// Uninstall: their CustomResourceDefinitions.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use kubevirt_types::condition::{Condition, remove, set};
-use kubevirt_types::kubevirt::{GenerationStatus, KubeVirtPhase, KubeVirtStatus, UpdateRecord};
+use kubevirt_types::kubevirt::{GenerationStatus, KubeVirtPhase, KubeVirtStatus, OnFailure, UpdateRecord};
 use kubevirt_types::{KubeVirt, Release, gate};
 use serde_json::Value;
 
@@ -57,13 +57,16 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> KubeVirtStatu
         status.target_deployment_config = Some(target.to_json());
         status.target_deployment_id = Some(target.id());
     }
+    status.failed_update = plan.failed.clone();
     record(&mut status, plan, arrived, now);
     if arrived {
         status.observed_kube_virt_version = status.target_kube_virt_version.clone();
         status.observed_kube_virt_registry = status.target_kube_virt_registry.clone();
         status.observed_deployment_config = status.target_deployment_config.clone();
         status.observed_deployment_id = status.target_deployment_id.clone();
-        status.observed_generation = kubevirt.metadata.generation;
+        if plan.failed.is_none() {
+            status.observed_generation = kubevirt.metadata.generation;
+        }
     }
     status.generations = generations(observed);
     status.version_gate = version_gate(observed, &status);
@@ -154,7 +157,10 @@ fn conditions(status: &mut KubeVirtStatus, observed: &Observed, plan: &Plan, arr
     if once {
         // a target that is given up before it is reached is what the way back comes from
         let given_up = status.history.last().filter(|record| record.completed.is_none());
-        let previous = given_up.and_then(|record| record.from.clone());
+        let failed = plan.failed.as_ref().map(|failed| failed.version.clone());
+        let previous = failed
+            .filter(|failed| *failed != target.release.to_string())
+            .or_else(|| given_up.and_then(|record| record.from.clone()));
         let message = format!(
             "Transitioning from previous version {} with registry {} to target version {} using registry {}{waiting}",
             previous.unwrap_or_else(|| text(&status.observed_kube_virt_version)),
@@ -163,7 +169,8 @@ fn conditions(status: &mut KubeVirtStatus, observed: &Observed, plan: &Plan, arr
             target.registry,
         );
         available(&mut put, "UpdateInProgress", &message);
-        put(PROGRESSING, true, "UpdateInProgress", &message);
+        let paused = plan.failed.as_ref().is_some_and(|failed| failed.action == OnFailure::Pause);
+        put(PROGRESSING, !paused, if paused { "UpdateFailed" } else { "UpdateInProgress" }, &message);
         put(DEGRADED, true, failing.map_or("UpdateInProgress", WaitingOn::reason), &message);
         remove(&mut status.conditions, CREATED);
     } else {
@@ -192,6 +199,13 @@ fn record(status: &mut KubeVirtStatus, plan: &Plan, arrived: bool, now: Timestam
     let Some(target) = plan.target.as_ref().map(|target| target.release.to_string()) else { return };
     let moving = !arrived && plan.stage != Stage::Blocked;
     let another = status.observed_deployment_id != status.target_deployment_id;
+    if let Some(failed) = &plan.failed {
+        if let Some(open) = status.history.last_mut().filter(|record| record.completed.is_none()) {
+            open.completed = Some(failed.at);
+            open.failed = Some(failed.cause.clone());
+        }
+        return;
+    }
     let open = status.history.last().filter(|record| record.completed.is_none()).cloned();
     match open {
         Some(open) if open.to == target => {

@@ -108,6 +108,22 @@ pub enum Step {
         /// Its resourceVersion; the status write before moves it, so only the uid is a precondition.
         resource_version: String,
     },
+    /// Rewrite every object of one of our kinds as the version that its CRD stores now, and then let the CRD forget
+    /// that others were stored.
+    MigrateStorage {
+        /// The CRD.
+        crd: ObjectKey,
+        /// The kind.
+        kind: String,
+        /// Its plural name.
+        plural: String,
+        /// The version that is stored now.
+        version: String,
+        /// The CRD's uid.
+        uid: String,
+        /// The CRD's resourceVersion: a CRD that has changed since may store another version.
+        resource_version: String,
+    },
     /// Remove labels and annotations from a node (uninstall).
     CleanNode {
         /// The node's name.
@@ -156,6 +172,9 @@ impl fmt::Display for Step {
             Self::IssueLeaf { secret, .. } => write!(f, "issue the certificate in {secret}"),
             Self::AddFinalizer { .. } => f.write_str("add the finalizer"),
             Self::RemoveFinalizer { .. } => f.write_str("remove the finalizer"),
+            Self::MigrateStorage { kind, version, .. } => {
+                write!(f, "store every {kind} as {version} and forget other versions")
+            }
             Self::CleanNode { node, .. } => write!(f, "remove labels of node {node}"),
         }
     }

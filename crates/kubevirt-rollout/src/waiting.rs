@@ -1,7 +1,26 @@
 //! What a plan waits for. Waiting is never an error: one value gives the condition's message, the event,
 //! and the metric's label.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use jiff::Timestamp;
+use kubevirt_types::kubevirt::{FailedUpdate, OnFailure};
+
+/// What is wrong with a new pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// The pod.
+    pub pod: String,
+    /// Its node.
+    pub node: Option<String>,
+    /// A sentence that names both and what is wrong.
+    pub message: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When the update has failed because of it, if it stays.
+    pub fails_at: Timestamp,
+}
 
 /// One thing that has to happen before the plan goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +53,29 @@ pub enum WaitingOn {
         /// The node on which one is tried first; none when all may go.
         canary: Option<String>,
         /// What fails; none while it is only taking time.
-        cause: Option<String>,
+        cause: Option<Cause>,
+    },
+    /// virt-handlers of the previous version are so young that the DaemonSet's controller would take them for
+    /// unavailable, and replace all of them at once.
+    HandlersSettling {
+        /// The node of the youngest.
+        node: String,
+        /// When it is old enough.
+        until: Timestamp,
+    },
+    /// Nodes are NotReady: their virt-handlers follow when they are back.
+    NodesNotReady {
+        /// Their names.
+        nodes: Vec<String>,
+        /// A sentence that names some of them, and since when.
+        cause: String,
+    },
+    /// The target has failed. The previous version comes back or has, or everything stays as it is.
+    UpdateFailed {
+        /// What failed, and what is done about it.
+        failed: FailedUpdate,
+        /// The release that comes back, or has come back.
+        previous: String,
     },
     /// Replicas of virt-controller aren't up to date and ready yet.
     ControllersNotReady {
@@ -43,7 +84,7 @@ pub enum WaitingOn {
         /// Wanted.
         of: usize,
         /// What fails; none while it is only taking time.
-        cause: Option<String>,
+        cause: Option<Cause>,
     },
     /// Replicas of virt-api aren't up to date and ready yet.
     ApiNotReady {
@@ -52,7 +93,7 @@ pub enum WaitingOn {
         /// Wanted.
         of: usize,
         /// What fails; none while it is only taking time.
-        cause: Option<String>,
+        cause: Option<Cause>,
     },
     /// Controllers haven't reported the target release yet.
     Reports {
@@ -90,6 +131,16 @@ pub enum WaitingOn {
 }
 
 impl WaitingOn {
+    /// Waiting for these nodes, with since when they are NotReady; none when there are none.
+    pub fn nodes(away: &BTreeMap<&str, Timestamp>) -> Option<Self> {
+        let nodes: Vec<String> = away.keys().map(|node| (*node).to_owned()).collect();
+        let told: Vec<String> = away.iter().map(|(node, since)| format!("{node} since {since}")).collect();
+        (!nodes.is_empty()).then(|| Self::NodesNotReady {
+            nodes,
+            cause: format!("NotReady: {}: virt-handler follows when the node is back", names(&told)),
+        })
+    }
+
     /// One word in CamelCase, for conditions, events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -98,6 +149,9 @@ impl WaitingOn {
             Self::CrdNotEstablished { .. } => "CrdNotEstablished",
             Self::CaNotSpread { .. } => "CaNotSpread",
             Self::HandlersNotReady { .. } => "HandlersNotReady",
+            Self::HandlersSettling { .. } => "HandlersSettling",
+            Self::NodesNotReady { .. } => "NodesNotReady",
+            Self::UpdateFailed { .. } => "UpdateFailed",
             Self::ControllersNotReady { .. } => "ControllersNotReady",
             Self::ApiNotReady { .. } => "ApiNotReady",
             Self::Reports { .. } => "Reports",
@@ -111,14 +165,16 @@ impl WaitingOn {
     /// What fails, when this is more than a matter of time.
     pub fn cause(&self) -> Option<&str> {
         match self {
-            Self::StrategyJob { cause, .. }
-            | Self::HandlersNotReady { cause, .. }
+            Self::StrategyJob { cause, .. } => cause.as_deref(),
+            Self::HandlersNotReady { cause, .. }
             | Self::ControllersNotReady { cause, .. }
-            | Self::ApiNotReady { cause, .. } => cause.as_deref(),
-            Self::Refused { cause } => Some(cause),
+            | Self::ApiNotReady { cause, .. } => cause.as_ref().map(|cause| cause.message.as_str()),
+            Self::Refused { cause } | Self::NodesNotReady { cause, .. } => Some(cause),
+            Self::UpdateFailed { failed, .. } => Some(&failed.cause),
             Self::GuardNotActive
             | Self::CrdNotEstablished { .. }
             | Self::CaNotSpread { .. }
+            | Self::HandlersSettling { .. }
             | Self::Reports { .. }
             | Self::OldPods { .. }
             | Self::Leftovers { .. }
@@ -142,7 +198,7 @@ fn ready(f: &mut fmt::Formatter<'_>, component: &str, ready: usize, of: usize) -
     write!(f, "{component}: {ready} of {of} ready")
 }
 
-fn because(f: &mut fmt::Formatter<'_>, cause: Option<&String>) -> fmt::Result {
+fn because(f: &mut fmt::Formatter<'_>, cause: Option<&str>) -> fmt::Result {
     match cause {
         Some(cause) => write!(f, ": {cause}"),
         None => Ok(()),
@@ -152,29 +208,46 @@ fn because(f: &mut fmt::Formatter<'_>, cause: Option<&String>) -> fmt::Result {
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StrategyJob { image, cause } => {
+            Self::StrategyJob { image, .. } => {
                 write!(f, "the manifests from image {image}")?;
-                because(f, cause.as_ref())
+                because(f, self.cause())
             }
             Self::GuardNotActive => f.write_str("the guard against new kinds to be enforced"),
             Self::CrdNotEstablished { name } => {
                 write!(f, "CustomResourceDefinition {name} to be established")
             }
             Self::CaNotSpread { seconds } => write!(f, "the new CA to reach every pod ({seconds} s)"),
-            Self::HandlersNotReady { ready: n, of, canary, cause } => {
+            Self::HandlersNotReady { ready: n, of, canary, .. } => {
                 ready(f, "virt-handler", *n, *of)?;
                 if let Some(node) = canary {
                     write!(f, ", trying node {node} first")?;
                 }
-                because(f, cause.as_ref())
+                because(f, self.cause())
             }
-            Self::ControllersNotReady { ready: n, of, cause } => {
+            Self::ControllersNotReady { ready: n, of, .. } => {
                 ready(f, "virt-controller", *n, *of)?;
-                because(f, cause.as_ref())
+                because(f, self.cause())
             }
-            Self::ApiNotReady { ready: n, of, cause } => {
+            Self::ApiNotReady { ready: n, of, .. } => {
                 ready(f, "virt-api", *n, *of)?;
-                because(f, cause.as_ref())
+                because(f, self.cause())
+            }
+            Self::HandlersSettling { node, until } => {
+                write!(f, "the virt-handler on node {node} to have been ready for a while ({until})")
+            }
+            Self::NodesNotReady { cause, .. } => f.write_str(cause),
+            Self::UpdateFailed { failed, previous } => {
+                let version = &failed.version;
+                match failed.action {
+                    OnFailure::Rollback => write!(
+                        f,
+                        "another target or another try: {version} failed, and {previous} is brought back"
+                    )?,
+                    OnFailure::Pause => {
+                        write!(f, "another target or another try: {version} failed, and the update is paused")?;
+                    }
+                }
+                because(f, self.cause())
             }
             Self::Reports { missing } => write!(f, "reports of {}", names(missing)),
             Self::OldPods { pods } => write!(f, "old pods to hand over: {}", names(pods)),

@@ -35,6 +35,8 @@ pub const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 pub const HEARTBEAT: &str = "kubevirt.io/heartbeat";
 /// Annotation on a node: the pod of the virt-handler that holds the node's lock, written with every heartbeat.
 pub const HANDLER_POD: &str = "kubevirt.io/handler-pod";
+/// Annotation on virt-handler's DaemonSet: the nodes that couldn't run VMs when it was changed last, with commas.
+pub const UNABLE_NODES: &str = "kubevirt.io/unable-nodes";
 /// Annotation on the KubeVirt object: a new value asks for another try of a target that has failed.
 pub const RETRY_UPDATE: &str = "kubevirt.io/retry-update";
 /// Label on VMIs: the node that runs it. Also the selector of virt-handler's watch.

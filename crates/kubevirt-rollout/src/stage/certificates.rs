@@ -87,6 +87,9 @@ impl Validity {
 
 /// The next step of keeping the certificates.
 pub(crate) fn keep(view: View<'_>) -> Outcome {
+    if view.observed.certificates.unread {
+        return Outcome::over();
+    }
     let self_signed = view
         .kubevirt
         .spec
@@ -133,7 +136,7 @@ fn issue_ca(view: View<'_>, secret: Option<&Certificate>, validity: Validity) ->
         duration: validity.duration,
         precondition: precondition(secret),
     };
-    Outcome { steps: vec![step], waiting_on: vec![] }
+    Outcome { steps: vec![step], ..Outcome::default() }
 }
 
 fn key(view: View<'_>, secret: &str) -> ObjectKey {

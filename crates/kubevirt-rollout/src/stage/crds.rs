@@ -41,12 +41,16 @@ pub(crate) fn exact(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     for manifest in context.of_class(Class::Crd) {
         let live = context.view.live(&manifest.key);
-        let stored: Vec<&str> = live.map(stored_versions).unwrap_or_default();
-        let body = merged(manifest, live, |version| stored.contains(&version));
-        context.view.ensure(&body, &mut outcome);
+        context.view.ensure(&exactly(manifest, live), &mut outcome);
         established(context.view, manifest, &mut outcome);
     }
     outcome
+}
+
+/// The target's form of a CRD, with those versions in which objects are still stored.
+pub(crate) fn exactly<'m>(manifest: &'m Manifest, live: Option<&Value>) -> Cow<'m, Manifest> {
+    let stored: Vec<&str> = live.map(stored_versions).unwrap_or_default();
+    merged(manifest, live, |version| stored.contains(&version))
 }
 
 /// Why the target's CRDs can't take over from the live ones; none when they can.

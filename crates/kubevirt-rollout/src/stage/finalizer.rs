@@ -15,5 +15,5 @@ pub(crate) fn add(view: View<'_>) -> Outcome {
         uid: view.kubevirt.uid().to_owned(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
     };
-    Outcome { steps: vec![step], waiting_on: vec![] }
+    Outcome { steps: vec![step], ..Outcome::default() }
 }

@@ -9,7 +9,7 @@ use kubevirt_manifests::{Manifest, ManifestSet};
 use kubevirt_types::{GROUP, ObjectKey};
 use serde_json::{Value, json};
 
-use crate::context::{Context, Outcome, is_managed};
+use crate::context::{Context, Handover, Outcome, is_managed};
 use crate::order::{Class, class};
 use crate::waiting::WaitingOn;
 
@@ -43,12 +43,23 @@ pub(crate) fn guarded_kinds(context: &Context<'_>) -> Vec<GuardedKind> {
         .iter()
         .filter(|(key, object)| class(key) == Class::Crd && is_managed(object));
     let wanted = context.of_class(Class::Crd).map(|manifest| (&manifest.key, &manifest.body));
-    let over = context.handed_over();
+    let over = match context.handover() {
+        Handover::Over | Handover::LostNodes(_) => true,
+        Handover::OldPods(_) => false,
+    };
+    // a kind that was open before is closed only while nobody uses it: an old virt-handler that comes back late
+    // is no reason to refuse changes of what runs
+    let in_use = |plural: &str| {
+        context.reached_before()
+            && context.view.observed.instances.get(plural).is_some_and(|found| found.count > 0)
+    };
     let mut kinds = BTreeSet::new();
     for (key, crd) in live.chain(wanted).filter(|(_, crd)| crd["spec"]["group"] == GROUP) {
         let new = has(context.target, key);
         let everywhere = new && (over || context.old.iter().all(|set| has(set, key)));
-        if let (false, Some((plural, kind))) = (everywhere, names(crd)) {
+        if let (false, Some((plural, kind))) = (everywhere, names(crd))
+            && !(new && in_use(&plural))
+        {
             kinds.insert(GuardedKind { crd: key.clone(), plural, kind, new });
         }
     }

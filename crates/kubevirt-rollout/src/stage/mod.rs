@@ -8,6 +8,7 @@ pub(crate) mod orphans;
 pub(crate) mod rbac;
 pub(crate) mod reports;
 pub(crate) mod services;
+pub(crate) mod stored_versions;
 pub(crate) mod strategy;
 pub(crate) mod uninstall;
 pub(crate) mod webhooks;

@@ -3,20 +3,17 @@
 use kubevirt_types::labels::CONFIGMAP_CA;
 use kubevirt_types::{GROUP, Kind, ObjectKey};
 
-use crate::context::{Context, Outcome, is_managed};
-use crate::order::{Class, Component, class};
+use crate::context::{Context, Handover, Outcome, is_managed};
+use crate::order::{Class, class};
 use crate::plan::Direction;
 use crate::step::{Propagation, Step};
 use crate::waiting::WaitingOn;
 
 pub(crate) fn delete(context: &Context<'_>) -> Outcome {
-    if !context.handed_over() {
-        let pods = Component::ALL
-            .into_iter()
-            .flat_map(|component| &context.progress(component).outdated_acting)
-            .map(|pod| pod.name.clone())
-            .collect();
-        return WaitingOn::OldPods { pods }.into();
+    match context.handover() {
+        Handover::OldPods(waiting) => return waiting.into(),
+        Handover::LostNodes(waiting) => return Outcome { notes: vec![waiting], ..Outcome::default() },
+        Handover::Over => {}
     }
     let mut outcome = Outcome::default();
     let orphans = context

@@ -6,9 +6,8 @@ use kubevirt_manifests::Manifest;
 use kubevirt_types::ObjectKey;
 use serde_json::Value;
 
-use crate::context::{Context, Outcome};
-use crate::order::{Class, Component, class};
-use crate::waiting::WaitingOn;
+use crate::context::{Context, Handover, Outcome};
+use crate::order::{Class, class};
 
 /// The fields of an RBAC object that add up.
 const LISTS: [&str; 2] = ["rules", "subjects"];
@@ -17,33 +16,38 @@ const LISTS: [&str; 2] = ["rules", "subjects"];
 /// back if somebody has deleted it. Once all have handed over, only what is missing is brought.
 pub(crate) fn union(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    if context.handed_over() {
-        let missing =
-            context.of_class(Class::Rbac).filter(|manifest| context.view.live(&manifest.key).is_none());
-        for manifest in missing {
-            context.view.ensure(manifest, &mut outcome);
+    match context.handover() {
+        Handover::Over => {
+            let missing =
+                context.of_class(Class::Rbac).filter(|manifest| context.view.live(&manifest.key).is_none());
+            for manifest in missing {
+                context.view.ensure(manifest, &mut outcome);
+            }
         }
-        return outcome;
-    }
-    for manifest in united(context) {
-        context.view.ensure(&manifest, &mut outcome);
+        Handover::LostNodes(_) | Handover::OldPods(_) => {
+            for manifest in united(context) {
+                context.view.ensure(&manifest, &mut outcome);
+            }
+        }
     }
     outcome
 }
 
-/// Exactly what the target may do; waits while a pod of another release may act.
+/// Exactly what the target may do; waits while a pod of another release may act. For those on lost nodes nobody waits,
+/// but their rules stay.
 pub(crate) fn exact(context: &Context<'_>) -> Outcome {
-    if !context.handed_over() {
-        let pods: Vec<String> = Component::ALL
-            .into_iter()
-            .flat_map(|component| &context.progress(component).outdated_acting)
-            .map(|pod| pod.name.clone())
-            .collect();
-        return WaitingOn::OldPods { pods }.into();
-    }
     let mut outcome = Outcome::default();
-    for manifest in context.of_class(Class::Rbac) {
-        context.view.ensure(manifest, &mut outcome);
+    match context.handover() {
+        Handover::OldPods(waiting) => outcome.waiting_on.push(waiting),
+        Handover::LostNodes(waiting) => {
+            outcome = union(context);
+            outcome.notes.push(waiting);
+        }
+        Handover::Over => {
+            for manifest in context.of_class(Class::Rbac) {
+                context.view.ensure(manifest, &mut outcome);
+            }
+        }
     }
     outcome
 }

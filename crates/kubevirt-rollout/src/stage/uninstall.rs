@@ -124,7 +124,7 @@ fn nodes(view: View<'_>) -> Outcome {
             annotations: node.our_annotations.clone(),
         })
         .collect();
-    Outcome { steps, waiting_on: vec![] }
+    Outcome { steps, ..Outcome::default() }
 }
 
 fn finalizer(view: View<'_>) -> Outcome {
@@ -137,5 +137,5 @@ fn finalizer(view: View<'_>) -> Outcome {
         uid: view.kubevirt.uid().to_owned(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
     };
-    Outcome { steps: vec![step], waiting_on: vec![] }
+    Outcome { steps: vec![step], ..Outcome::default() }
 }
