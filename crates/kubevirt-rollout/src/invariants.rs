@@ -317,11 +317,6 @@ impl<'a> Facts<'a> {
     }
 
     fn deleted_early(&self, step: &Step) -> Option<String> {
-        if let Step::MigrateStorage { crd, .. } = step {
-            return self.mixed().map(|target| {
-                format!("stored versions of {} would be forgotten before everything is {target}", crd.name)
-            });
-        }
         let Step::Delete { key, .. } = step else { return None };
         let harmless = class(key) == Class::Guard || key.kind == "Job";
         if self.uninstalls() || harmless {

@@ -10,6 +10,8 @@ mod context;
 mod drift;
 pub mod duration;
 mod failure;
+#[cfg(test)]
+mod fixture;
 pub mod invariants;
 pub mod observed;
 pub mod order;

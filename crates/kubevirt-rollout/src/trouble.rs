@@ -93,3 +93,112 @@ fn said(trouble: &Trouble) -> String {
     let message = if trouble.message.is_empty() { String::new() } else { format!(": {}", trouble.message) };
     format!("{container}{}{message}", trouble.reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::nodes;
+    use crate::fixture::{at, node, observed, pod};
+    use crate::policy::Policy;
+
+    /// The cause of a pod created at second 0, as seen at a second: its message without the pod's name, and when it fails.
+    fn seen(change: impl Fn(&mut Pod), second: i64, in_charge: bool) -> Option<(String, Timestamp)> {
+        let mut pod = pod("virt-handler", "h", "n1");
+        change(&mut pod);
+        let mut observed = observed();
+        observed.nodes = vec![node("n1")];
+        observed.pods = vec![pod.clone()];
+        let (policy, nodes) = (Policy::default(), nodes(&observed));
+        let kubevirt = observed.kubevirt.as_ref().unwrap();
+        let view = View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
+        let cause = cause(&pod, view, in_charge)?;
+        assert_eq!(cause.node.as_deref(), Some("n1"));
+        Some((cause.message.strip_prefix("pod h on node n1: ").unwrap().to_owned(), cause.fails_at))
+    }
+
+    fn trouble(reason: &str, container: Option<&str>) -> Option<Trouble> {
+        Some(Trouble {
+            container: container.map(str::to_owned),
+            reason: reason.into(),
+            message: "words".into(),
+            image: container.map(|_| "r/virt-handler:v1".to_owned()),
+        })
+    }
+
+    fn crash(second: i64) -> Option<Crash> {
+        Some(Crash { container: "c".into(), message: "exit code 1".into(), at: at(second) })
+    }
+
+    #[test]
+    fn a_pod_that_takes_its_time_has_until_the_deadline() {
+        assert_eq!(seen(|_| {}, 179, false), None);
+        assert_eq!(seen(|_| {}, 180, false), Some(("not Ready for more than 180 s".into(), at(180))));
+        let flapped = |pod: &mut Pod| pod.unready_since = Some(at(1000));
+        assert_eq!(seen(flapped, 1179, false), None, "the time counts from when it stopped being Ready");
+        assert_eq!(seen(flapped, 1180, false).unwrap().1, at(1180));
+    }
+
+    #[test]
+    fn an_image_that_is_missing_is_named_at_once_and_in_the_same_words() {
+        let said = Some((
+            "container c: ErrImagePull: image r/virt-handler:v1 can't be pulled".to_owned(),
+            at(60),
+        ));
+        for reason in ["ErrImagePull", "ImagePullBackOff"] {
+            assert_eq!(seen(|pod| pod.trouble = trouble(reason, Some("c")), 1, false), said);
+        }
+    }
+
+    #[test]
+    fn what_is_not_scheduled_is_named_when_it_has_been_tried_for_a_while() {
+        let unscheduled = |pod: &mut Pod| pod.trouble = trouble("Unschedulable", None);
+        assert_eq!(seen(unscheduled, 9, false), None);
+        assert_eq!(seen(unscheduled, 10, false), Some(("Unschedulable: words".into(), at(180))));
+    }
+
+    #[test]
+    fn a_crash_at_the_start_may_be_bad_luck_and_one_more_or_a_later_one_is_not() {
+        let words = || "container c crashes: exit code 1".to_owned();
+        let once = |pod: &mut Pod| (pod.crash, pod.restarts) = (crash(5), 1);
+        assert_eq!(seen(once, 6, false), Some((words(), at(180))), "named at once");
+        let recovered = |pod: &mut Pod| {
+            once(pod);
+            pod.ready_since = Some(at(8));
+        };
+        assert_eq!(seen(recovered, 9, false), None);
+        let twice = |pod: &mut Pod| (pod.crash, pod.restarts) = (crash(12), 2);
+        assert_eq!(seen(twice, 13, false), Some((words(), at(12))));
+        let late = |pod: &mut Pod| {
+            (pod.crash, pod.restarts) = (crash(65), 1);
+            pod.ready_since = Some(at(66));
+        };
+        assert_eq!(seen(late, 67, false), Some((words(), at(65))), "though it is Ready again");
+        assert_eq!(seen(late, 66 + 120, false), None, "forgiven");
+    }
+
+    #[test]
+    fn who_is_in_charge_must_say_so_and_keep_the_node_schedulable() {
+        let check = |handler: Option<&str>, label: Option<&str>, second: i64| {
+            let mut pod = pod("virt-handler", "h", "n1");
+            pod.ready_since = Some(at(10));
+            let mut observed = observed();
+            let mut node = node("n1");
+            node.handler_pod = handler.map(str::to_owned);
+            node.schedulable_label = label.map(str::to_owned);
+            observed.nodes = vec![node];
+            let mut old = pod.clone();
+            (old.uid, old.deleting_since) = ("old".into(), Some(at(50)));
+            observed.pods = vec![pod.clone(), old];
+            let (policy, nodes) = (Policy::default(), nodes(&observed));
+            let kubevirt = observed.kubevirt.as_ref().unwrap();
+            let view = View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
+            cause(&pod, view, true).map(|cause| (cause.since, cause.fails_at))
+        };
+        let since = Some((at(50), at(95)));
+        assert_eq!(check(Some("h"), Some("true"), 60), None);
+        assert_eq!(check(None, Some("true"), 60), None, "an old release names nobody");
+        assert_eq!(check(Some("old"), Some("true"), 60), since, "its predecessor was the last to say so");
+        assert_eq!(check(Some("h"), Some("false"), 60), since);
+        assert_eq!(check(Some("h"), None, 60), since);
+    }
+}
