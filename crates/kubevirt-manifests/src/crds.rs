@@ -115,3 +115,30 @@ fn columns(kind: Kind) -> Value {
         ]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Conversion is by name only, so a field that one version lacked would be lost on the way through it.
+    #[test]
+    fn every_served_version_has_the_same_fields_and_a_status() {
+        for release in Release::ALL {
+            for kind in Kind::ALL {
+                let crd = crd(kind, &release);
+                let versions = crd["spec"]["versions"].as_array().unwrap();
+                assert_eq!(versions.len(), VERSIONS.len(), "{}", kind.name());
+                for version in versions {
+                    let name = format!("{release} {} {}", kind.name(), version["name"]);
+                    assert_eq!(version["served"], true, "{name}");
+                    assert_eq!(version["schema"], versions[0]["schema"], "{name}");
+                    assert_eq!(version["subresources"], versions[0]["subresources"], "{name}");
+                    assert!(version["subresources"]["status"].is_object(), "{name}");
+                }
+                let stored = versions.iter().filter(|version| version["storage"] == true);
+                assert_eq!(stored.map(|version| &version["name"]).collect::<Vec<_>>(), ["v1"]);
+                assert_eq!(crd["spec"]["conversion"]["strategy"], "None");
+            }
+        }
+    }
+}

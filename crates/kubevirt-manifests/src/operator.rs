@@ -93,10 +93,21 @@ fn access() -> Access {
                     "virtualmachineinstancemigrations",
                     "virtualmachineinstancereplicasets",
                 ],
-                &["get", "list", "watch", "patch", "delete", "deletecollection"],
+                &["list", "deletecollection"],
+            ),
+            // stored anew when their stored version changes
+            rule(
+                &[GROUP],
+                &[
+                    "virtualmachines/status",
+                    "virtualmachineinstances/status",
+                    "virtualmachineinstancemigrations/status",
+                    "virtualmachineinstancereplicasets/status",
+                ],
+                &["patch"],
             ),
             rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], WRITE),
-            rule(&["apiextensions.k8s.io"], &["customresourcedefinitions/status"], &["patch", "update"]),
+            rule(&["apiextensions.k8s.io"], &["customresourcedefinitions/status"], &["patch"]),
             rule(
                 &["admissionregistration.k8s.io"],
                 &[

@@ -3,6 +3,7 @@
 //! The only writer of the cluster, but for the status. It decides nothing: each step says what to
 //! write and what must still be true; a step that comes too late is refused by the API server.
 
+mod migrate;
 pub mod request;
 pub mod secret;
 
@@ -200,6 +201,14 @@ impl Executor {
                 let request = request::apply(body, precondition).map_err(unsendable)?;
                 self.write(step, request, precondition).await
             }
+            Step::MigrateStorage { crd, plural, version, uid, resource_version, .. } => {
+                self.rewrite(step, plural, version).await?;
+                let request = request::set_stored_version(crd, uid, resource_version, version)
+                    .map_err(unsendable)?;
+                let before =
+                    Precondition::Unchanged { uid: uid.clone(), resource_version: resource_version.clone() };
+                self.write(step, request, &before).await
+            }
             Step::AddFinalizer { finalizer, uid, resource_version } => {
                 let kubevirt = self.kubevirt(step, uid).await?;
                 let mut finalizers = finalizers(&kubevirt);
@@ -388,6 +397,7 @@ fn expected(step: &Step) -> Option<(ObjectKey, &Precondition)> {
         | Step::DeleteInstances { .. }
         | Step::AddFinalizer { .. }
         | Step::RemoveFinalizer { .. }
+        | Step::MigrateStorage { .. }
         | Step::CleanNode { .. } => None,
     }
 }
@@ -403,6 +413,7 @@ fn names(step: &Step) -> (String, &'static str) {
         Step::DeleteInstances { kind, .. } => (kind.clone(), "deletecollection"),
         Step::IssueCa { secret, .. } | Step::IssueLeaf { secret, .. } => (secret.kind.clone(), "issue"),
         Step::AddFinalizer { .. } | Step::RemoveFinalizer { .. } => (KUBEVIRT.into(), "finalize"),
+        Step::MigrateStorage { kind, .. } => (kind.clone(), "rewrite"),
         Step::CleanNode { .. } => ("Node".into(), "patch"),
     }
 }

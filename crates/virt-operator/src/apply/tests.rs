@@ -202,3 +202,81 @@ async fn instances_are_deleted_in_every_namespace_that_has_some() {
         ]
     );
 }
+
+fn migrate() -> Step {
+    Step::MigrateStorage {
+        crd: ObjectKey::cluster(
+            "apiextensions.k8s.io/v1",
+            "CustomResourceDefinition",
+            "virtualmachines.kubevirt.io",
+        ),
+        kind: "VirtualMachine".into(),
+        plural: "virtualmachines".into(),
+        version: "v1".into(),
+        uid: "u".into(),
+        resource_version: "7".into(),
+    }
+}
+
+fn page(names: &[&str], next: &str) -> Value {
+    let items: Vec<Value> = names
+        .iter()
+        .map(|name| {
+            json!({"metadata": {"namespace": "ns", "name": name, "uid": format!("u-{name}"), "resourceVersion": "3"}})
+        })
+        .collect();
+    json!({"metadata": {"continue": next}, "items": items})
+}
+
+const VMS: &str = "/apis/kubevirt.io/v1/namespaces/ns/virtualmachines";
+const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io/status";
+
+/// Pages are read through; what has gone or was written by somebody else is left; then other versions are forgotten.
+#[tokio::test]
+async fn objects_are_rewritten_as_they_are_and_then_other_versions_forgotten() {
+    let crd = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "virtualmachines.kubevirt.io", "uid": "u", "resourceVersion": "8"},
+    });
+    let (executor, asked) = executor(vec![
+        (200, page(&["a", "b"], "more")),
+        (200, page(&["c"], "")),
+        (200, json!({})),
+        (409, refusal(409)),
+        (404, refusal(404)),
+        (200, crd),
+    ]);
+    let applied = executor.apply(&[migrate()]).await;
+    assert!(applied.stopped.is_none(), "{:?}", applied.stopped);
+    let list = "GET /apis/kubevirt.io/v1/virtualmachines".to_owned();
+    let rewrite = |name: &str| format!("PATCH {VMS}/{name}/status");
+    assert_eq!(
+        paths(&asked),
+        [list.clone(), list, rewrite("a"), rewrite("b"), rewrite("c"), format!("PATCH {CRD}")]
+    );
+    let bodies: Vec<Value> = asked.lock().unwrap().iter().map(|(_, body)| body.clone()).collect();
+    assert_eq!(bodies[2], json!({"metadata": {"uid": "u-a", "resourceVersion": "3"}}), "nothing is changed");
+    assert_eq!(
+        bodies[5],
+        json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "status": {"storedVersions": ["v1"]}})
+    );
+    assert_eq!(applied.written[0].resource_version.as_deref(), Some("8"), "the CRD is waited for");
+}
+
+/// Cut off after any of its requests, or refused at any: the CRD forgets nothing before every object is rewritten.
+#[tokio::test]
+async fn nothing_is_forgotten_before_every_object_is_rewritten() {
+    let right = [(200, page(&["a", "b"], "")), (200, json!({})), (200, json!({})), (409, refusal(409))];
+    for fails in 0..right.len() {
+        let mut answers = right.to_vec();
+        answers[fails] = (500, refusal(500));
+        let (executor, asked) = executor(answers);
+        let stopped = executor.apply(&[migrate()]).await.stopped.expect("it was refused");
+        assert!(!stopped.is_stale(), "{stopped}");
+        let forgotten = paths(&asked).contains(&format!("PATCH {CRD}"));
+        assert_eq!(forgotten, fails == 3, "refused at {fails}");
+    }
+    let (executor, _) = executor(right.to_vec());
+    let stopped = executor.apply(&[migrate()]).await.stopped.expect("the CRD has changed");
+    assert!(stopped.is_stale(), "somebody has changed the CRD: plan again");
+}
