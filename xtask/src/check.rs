@@ -14,6 +14,7 @@ const HOUSE: &[&str] = &[
     "kubevirt-rollout",
     "kubevirt-sim",
     "kubevirt-runtime",
+    "kubevirt-observe",
     "kubevirt-stream",
     "handler-launcher-com",
     "virt-operator",

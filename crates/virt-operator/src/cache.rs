@@ -12,12 +12,13 @@ use kube::core::DynamicObject;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
+use kubevirt_observe::Source;
+use kubevirt_observe::kinds::{KINDS, KindRow};
+use kubevirt_observe::source::{drop_what_nobody_reads, with_type};
 use kubevirt_runtime::shutdown::Shutdown;
 use kubevirt_types::ObjectKey;
 use serde_json::Value;
 use tokio::sync::watch;
-
-use crate::kinds::{KINDS, KindRow};
 
 /// The stores of all watches.
 #[derive(Clone)]
@@ -65,17 +66,17 @@ impl Cache {
             .map(|watch| watch.row.kind)
             .collect()
     }
+}
 
-    /// All watched objects of a kind, by namespace and name.
-    pub fn of_kind(&self, kind: &str) -> Vec<Value> {
+impl Source for Cache {
+    fn of_kind(&self, kind: &str) -> Vec<Value> {
         let Some(watch) = self.watches.get(kind) else { return Vec::new() };
         let mut objects = watch.store.state();
         objects.sort_by_key(|object| (object.namespace(), object.name_any()));
         objects.iter().map(|object| with_type(watch.row, object)).collect()
     }
 
-    /// One watched object.
-    pub fn get(&self, key: &ObjectKey) -> Option<Value> {
+    fn get(&self, key: &ObjectKey) -> Option<Value> {
         let watch = self.watches.get(key.kind.as_str())?;
         let mut reference = reflector::ObjectRef::new_with(&key.name, watch.row.resource());
         if let Some(namespace) = &key.namespace {
@@ -83,16 +84,11 @@ impl Cache {
         }
         watch.store.get(&reference).map(|object| with_type(watch.row, &object))
     }
-}
 
-/// Objects of a list don't carry their own kind; ours always do.
-fn with_type(row: &KindRow, object: &DynamicObject) -> Value {
-    let mut value = serde_json::to_value(object).expect("what came as JSON goes as JSON");
-    if let Some(map) = value.as_object_mut() {
-        map.insert("apiVersion".into(), row.api_version.into());
-        map.insert("kind".into(), row.kind.into());
+    /// A kind that may not be listed is never listed completely, and until then nobody plans.
+    fn may_read(&self, _: &str) -> bool {
+        true
     }
-    value
 }
 
 fn reflector_store(row: &KindRow) -> (Store<DynamicObject>, reflector::store::Writer<DynamicObject>) {
@@ -112,7 +108,7 @@ async fn run_watch(
     let config = watcher::Config::default().labels(row.selector);
     let events = watcher(row.watched_api(client, &namespace), config)
         .default_backoff()
-        .modify(drop_what_nobody_reads)
+        .modify(|object| drop_what_nobody_reads(row, object))
         .reflect(writer);
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
@@ -125,13 +121,5 @@ async fn run_watch(
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
             Err(error) => tracing::warn!(kind = row.kind, %error, "watching failed, trying again"),
         }
-    }
-}
-
-/// Managed fields and a node's list of images are most of an object's size.
-fn drop_what_nobody_reads(object: &mut DynamicObject) {
-    object.metadata.managed_fields = None;
-    if let Some(status) = object.data.get_mut("status").and_then(Value::as_object_mut) {
-        status.remove("images");
     }
 }

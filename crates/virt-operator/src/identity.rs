@@ -4,14 +4,15 @@
 //! own, which nobody trusts: only the kubelet's probes ask then, and they don't look at it.
 
 use jiff::{SignedDuration, Timestamp};
+use kubevirt_observe::Source;
+use kubevirt_observe::kinds::SECRET;
+use kubevirt_observe::secret::{self, Pair};
 use kubevirt_rollout::step::Usage;
 use kubevirt_runtime::tls::{ServerTls, TlsError};
 use kubevirt_types::{ObjectKey, labels};
 
-use crate::apply::secret;
 use crate::cache::Cache;
-use crate::certificates::{CertificateError, Leaf, Pair, Validity, issue_ca, issue_leaf};
-use crate::kinds::SECRET;
+use crate::certificates::{CertificateError, Leaf, Validity, issue_ca, issue_leaf};
 
 /// The name on the certificate that nobody trusts.
 const UNTRUSTED: &str = "virt-operator.untrusted";

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
+use kubevirt_observe::Source;
+use kubevirt_observe::kinds::KUBEVIRT;
 use kubevirt_rollout::status::refused_duplicate;
 use kubevirt_types::kubevirt::KubeVirtStatus;
 use kubevirt_types::{KubeVirt, ObjectKey};
@@ -12,7 +14,6 @@ use tokio::time::timeout;
 
 use crate::apply::request::{self, RequestError};
 use crate::cache::Cache;
-use crate::kinds::KUBEVIRT;
 
 /// A status is one small write.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use kube::Client;
+use kubevirt_observe::ObserveError;
 use kubevirt_rollout::invariants::Violation;
 use kubevirt_rollout::observed::Operator;
 use kubevirt_rollout::{Observed, Plan, Policy, Stage, Step, WaitingOn, check, plan, status};
@@ -11,7 +12,6 @@ use crate::apply::{ApplyError, Executor};
 use crate::cache::Cache;
 use crate::metrics;
 use crate::observe::Observer;
-use crate::observe::probe::ObserveError;
 use crate::publish::{PublishError, Publisher};
 
 /// Why a round came to no end.

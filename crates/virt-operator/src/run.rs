@@ -3,6 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use kube::Client;
+use kubevirt_observe::image::{self, IMAGE_VARIABLE, ImageError};
 use kubevirt_rollout::Policy;
 use kubevirt_rollout::observed::Operator;
 use kubevirt_runtime::client::{ClientError, client};
@@ -17,7 +18,6 @@ use kubevirt_runtime::{logging, release};
 use crate::args::Args;
 use crate::cache::Cache;
 use crate::identity::{self, IdentityError};
-use crate::image::{self, ImageError};
 use crate::reconcile::Reconciler;
 use crate::strategy::{self, StrategyError};
 use crate::webhook::{self, Webhooks};
@@ -25,8 +25,6 @@ use crate::{lead, metrics};
 
 /// The component's name, in logs, in the user agent and of the lease.
 const NAME: &str = "virt-operator";
-/// The variable of the environment that holds the operator's own image.
-const IMAGE_VARIABLE: &str = "VIRT_OPERATOR_IMAGE";
 
 /// Why the process ends.
 #[derive(Debug, thiserror::Error)]

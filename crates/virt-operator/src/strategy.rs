@@ -1,23 +1,19 @@
 //! Install strategies: a release's manifest set in a ConfigMap, written by that release's own image.
 //!
 //! The Job of the install strategy runs [`dump`] in the target's image; the leader reads what came
-//! of it with [`read`]. Which strategy is wanted, and when, is the planner's business.
+//! of it with `kubevirt_observe::strategy`. Which strategy is wanted, and when, is the planner's business.
 
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::DynamicObject;
 use kubevirt_manifests::{InstallConfig, ManifestSet, manifests};
+use kubevirt_observe::kinds::{self, CONFIG_MAP};
+use kubevirt_observe::strategy::{DATA_KEY, ENCODING};
 use kubevirt_types::{ObjectKey, Release, labels};
 use serde_json::{Value, json};
 
 use crate::FIELD_MANAGER;
-use crate::kinds::{self, CONFIG_MAP};
 
-/// The key of the manifest set in the ConfigMap's data.
-const DATA_KEY: &str = "manifests";
-/// How the manifest set is written there.
-const ENCODING: &str = "gzip+base64";
-
-/// Why an install strategy couldn't be made or read.
+/// Why an install strategy couldn't be made or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StrategyError {
     /// The environment doesn't say what to make.
@@ -53,29 +49,6 @@ pub enum StrategyError {
         #[allow(missing_docs)]
         error: Box<kube::Error>,
     },
-    /// The ConfigMap has no manifest set.
-    #[error("ConfigMap {name} has no data {DATA_KEY:?}")]
-    Empty {
-        #[allow(missing_docs)]
-        name: String,
-    },
-    /// The ConfigMap's encoding isn't ours.
-    #[error("ConfigMap {name} is encoded as {encoding:?}, not as {ENCODING}")]
-    Encoding {
-        #[allow(missing_docs)]
-        name: String,
-        #[allow(missing_docs)]
-        encoding: String,
-    },
-    /// The ConfigMap's data isn't a manifest set.
-    #[error("ConfigMap {name} holds no readable manifest set")]
-    Decode {
-        #[allow(missing_docs)]
-        name: String,
-        #[source]
-        #[allow(missing_docs)]
-        source: kubevirt_manifests::DecodeError,
-    },
 }
 
 /// The name of the ConfigMap of a deployment id.
@@ -105,21 +78,6 @@ pub fn config_map(set: &ManifestSet) -> Value {
         },
         "data": { DATA_KEY: set.encode() },
     })
-}
-
-/// Reads the manifest set out of a ConfigMap.
-pub fn read(config_map: &Value) -> Result<ManifestSet, StrategyError> {
-    let text = |pointer: &str| config_map.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let name = text("/metadata/name").unwrap_or_default();
-    let annotations = &config_map["metadata"]["annotations"];
-    let encoding = annotations[labels::INSTALL_ENCODING].as_str().unwrap_or_default();
-    if encoding != ENCODING {
-        return Err(StrategyError::Encoding { name, encoding: encoding.to_owned() });
-    }
-    let Some(data) = config_map["data"][DATA_KEY].as_str() else {
-        return Err(StrategyError::Empty { name });
-    };
-    ManifestSet::decode(data).map_err(|source| StrategyError::Decode { name, source })
 }
 
 /// The manifest set that this image makes of a config; refuses a config of another release.
@@ -155,6 +113,7 @@ pub async fn dump(client: kube::Client, own: &Release) -> Result<(), StrategyErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_observe::strategy::{StrategyReadError, read};
 
     fn config() -> InstallConfig {
         InstallConfig::of(Release::V0_18_0)
@@ -181,12 +140,12 @@ mod tests {
         let set = manifests(&config());
         let mut plain = config_map(&set);
         plain["metadata"]["annotations"][labels::INSTALL_ENCODING] = json!("plain");
-        assert!(matches!(read(&plain), Err(StrategyError::Encoding { .. })));
+        assert!(matches!(read(&plain), Err(StrategyReadError::Encoding { .. })));
         let mut empty = config_map(&set);
         empty["data"] = json!({});
-        assert!(matches!(read(&empty), Err(StrategyError::Empty { .. })));
+        assert!(matches!(read(&empty), Err(StrategyReadError::Empty { .. })));
         let mut broken = config_map(&set);
         broken["data"][DATA_KEY] = json!("bm90IGd6aXA=");
-        assert!(matches!(read(&broken), Err(StrategyError::Decode { .. })));
+        assert!(matches!(read(&broken), Err(StrategyReadError::Decode { .. })));
     }
 }

@@ -9,14 +9,14 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures::FutureExt;
 use kube::Client;
+use kubevirt_observe::kinds::CRD;
+use kubevirt_observe::{Source, ask};
 use kubevirt_rollout::admission::{FieldError, Workloads, validate_create, validate_delete, validate_update};
 use kubevirt_types::{Kind, KubeVirt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::cache::Cache;
-use crate::kinds::CRD;
-use crate::observe::probe;
 
 /// No KubeVirt object is larger; the API server's own limit is 1.5 MiB.
 const BODY_LIMIT: usize = 3 << 20;
@@ -46,7 +46,7 @@ pub fn router(webhooks: Webhooks) -> Router {
 
 async fn create(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> Json<Value> {
     let verdict = match object(&review, "object") {
-        Ok(new) => match in_time(probe::kubevirts(&webhooks.client)).await {
+        Ok(new) => match in_time(ask::kubevirts(&webhooks.client)).await {
             Ok(existing) => Ok(validate_create(&new, !existing.is_empty(), &webhooks.namespace)),
             Err(why) => Err(why),
         },
@@ -65,7 +65,7 @@ async fn delete(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> 
     let verdict = match object(&review, "oldObject") {
         Ok(old) => {
             let definitions = webhooks.cache.of_kind(CRD);
-            let counted = in_time(probe::instances(&webhooks.client, &definitions, false)).await;
+            let counted = in_time(ask::instances(&webhooks.client, &definitions, false)).await;
             let counted = counted.inspect_err(|why| tracing::warn!(why, "workloads can't be counted"));
             Ok(validate_delete(&old, workloads(counted.ok().as_ref())))
         }

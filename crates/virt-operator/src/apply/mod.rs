@@ -15,13 +15,15 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use kubevirt_observe::kinds::{KINDS, KUBEVIRT, SECRET};
+use kubevirt_observe::secret::{Pair, pair};
+use kubevirt_observe::x509::facts;
 use kubevirt_rollout::{Precondition, Step};
 use kubevirt_types::{ObjectKey, labels};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::certificates::{self, CertificateError, Leaf, Pair, Validity};
-use crate::kinds::{KUBEVIRT, SECRET};
+use crate::certificates::{self, CertificateError, Leaf, Validity};
 use crate::{metrics, strategy};
 use request::{RequestError, Sent};
 
@@ -203,8 +205,8 @@ impl Executor {
             }
             Step::MigrateStorage { crd, plural, version, uid, resource_version, .. } => {
                 self.rewrite(step, plural, version).await?;
-                let request = request::set_stored_version(crd, uid, resource_version, version)
-                    .map_err(unsendable)?;
+                let request =
+                    request::set_stored_version(crd, uid, resource_version, version).map_err(unsendable)?;
                 let before =
                     Precondition::Unchanged { uid: uid.clone(), resource_version: resource_version.clone() };
                 self.write(step, request, &before).await
@@ -309,10 +311,8 @@ impl Executor {
         let request =
             request::get(&key).map_err(|source| ApplyError::Request { step: step.to_string(), source })?;
         let stored = self.send(step, request).await?;
-        secret::pair(&stored)
-            .filter(|pair| {
-                certificates::facts(&pair.certificate).is_ok_and(|ca| ca.fingerprint == fingerprint)
-            })
+        pair(&stored)
+            .filter(|pair| facts(&pair.certificate).is_ok_and(|ca| ca.fingerprint == fingerprint))
             .ok_or_else(|| ApplyError::Stale {
                 step: step.to_string(),
                 message: "the CA is another one".into(),
@@ -321,8 +321,7 @@ impl Executor {
 
     /// The KubeVirt object with a uid, as it is now.
     async fn kubevirt(&self, step: &Step, uid: &str) -> Result<Value, ApplyError> {
-        let row =
-            crate::kinds::KINDS.iter().find(|row| row.kind == KUBEVIRT).expect("KubeVirts are in the table");
+        let row = KINDS.iter().find(|row| row.kind == KUBEVIRT).expect("KubeVirts are in the table");
         let listed = self.send(step, request::list_metadata(&row.url(Some(&self.namespace)))).await?;
         let items = listed["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         items

@@ -2,13 +2,13 @@
 
 use http::Request;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kubevirt_observe::kinds::{self, KindRow, NODE};
 use kubevirt_rollout::step::Propagation;
 use kubevirt_rollout::{Precondition, is_subset};
 use kubevirt_types::ObjectKey;
 use serde_json::{Map, Value, json};
 
 use crate::FIELD_MANAGER;
-use crate::kinds::{self, KindRow, NODE};
 
 /// A server-side apply that carries a resourceVersion is refused unless the object has it. No object
 /// ever has this one (a cluster's first revision is taken before any object), so an apply that

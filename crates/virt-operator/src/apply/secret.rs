@@ -1,16 +1,12 @@
-//! Secrets of certificates: how a pair is stored, and how it is read back.
+//! Secrets of certificates: how a pair is stored. How it is read back is `kubevirt_observe::secret`'s.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
+use kubevirt_observe::secret::{DURATION, Pair};
 use kubevirt_rollout::duration;
 use kubevirt_types::{ObjectKey, labels};
 use serde_json::{Value, json};
-
-use crate::certificates::Pair;
-
-/// Annotation: how long the certificate was asked to be valid, so that a change of it is seen.
-const DURATION: &str = "kubevirt.io/duration";
 
 /// The Secret that holds a pair.
 pub fn secret(key: &ObjectKey, pair: &Pair, valid: SignedDuration) -> Value {
@@ -34,23 +30,10 @@ pub fn secret(key: &ObjectKey, pair: &Pair, valid: SignedDuration) -> Value {
     })
 }
 
-/// The pair in a Secret; none when a part is missing or isn't text.
-pub fn pair(secret: &Value) -> Option<Pair> {
-    let part = |name: &str| {
-        let text = STANDARD.decode(secret["data"][name].as_str()?).ok()?;
-        String::from_utf8(text).ok()
-    };
-    Some(Pair { certificate: part("tls.crt")?, key: part("tls.key")? })
-}
-
-/// The annotation of a Secret that says how long its certificate was asked to be valid.
-pub fn asked_duration(secret: &Value) -> Option<String> {
-    secret["metadata"]["annotations"][DURATION].as_str().map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_observe::secret::{asked_duration, pair};
 
     #[test]
     fn what_is_stored_is_read_back() {

@@ -138,7 +138,7 @@ async fn a_leaf_is_signed_only_by_the_ca_of_the_plan() {
     let now = Timestamp::now();
     let valid = Validity { not_before: now, not_after: now + SignedDuration::from_hours(1) };
     let ca = certificates::issue_ca("kubevirt.io", valid).unwrap();
-    let fingerprint = certificates::facts(&ca.certificate).unwrap().fingerprint;
+    let fingerprint = facts(&ca.certificate).unwrap().fingerprint;
     let key = ObjectKey::namespaced("v1", SECRET, "kubevirt", labels::SECRET_CA);
     let ca_secret = secret::secret(&key, &ca, SignedDuration::from_hours(1));
     let leaf = |ca_fingerprint: &str| Step::IssueLeaf {
@@ -155,8 +155,8 @@ async fn a_leaf_is_signed_only_by_the_ca_of_the_plan() {
         self::executor(vec![(200, ca_secret.clone()), (201, stored(SECRET, "leaf", "2")), (200, ca_secret)]);
     assert!(executor.apply(&[leaf(&fingerprint)]).await.stopped.is_none());
     let body = asked.lock().unwrap()[1].1.clone();
-    let issued = certificates::facts(&secret::pair(&body).unwrap().certificate).unwrap();
-    assert_eq!(issued.signer_key_id, certificates::facts(&ca.certificate).unwrap().key_id);
+    let issued = facts(&pair(&body).unwrap().certificate).unwrap();
+    assert_eq!(issued.signer_key_id, facts(&ca.certificate).unwrap().key_id);
     assert_eq!(body["metadata"]["resourceVersion"], "1", "only where there is none");
 
     assert!(executor.apply(&[leaf("another")]).await.stopped.unwrap().is_stale());
@@ -229,7 +229,8 @@ fn page(names: &[&str], next: &str) -> Value {
 }
 
 const VMS: &str = "/apis/kubevirt.io/v1/namespaces/ns/virtualmachines";
-const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io/status";
+const CRD: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io/status";
 
 /// Pages are read through; what has gone or was written by somebody else is left; then other versions are forgotten.
 #[tokio::test]

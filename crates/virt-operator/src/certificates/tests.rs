@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kubevirt_observe::x509::{bundle_facts, facts, key_matches};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;

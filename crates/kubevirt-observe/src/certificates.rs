@@ -6,9 +6,9 @@ use kubevirt_rollout::observed::{CaCertificate, Certificate, CertificateContent,
 use kubevirt_types::labels;
 use serde_json::Value;
 
-use super::handle;
-use crate::apply::secret;
-use crate::certificates::{Facts, bundle_facts, facts, key_matches};
+use crate::handle::handle;
+use crate::secret;
+use crate::x509::{Facts, bundle_facts, facts, key_matches};
 
 /// The facts of all certificates, from the Secrets of ours and the bundle's ConfigMap.
 pub fn certificates(secrets: &[Value], bundle: Option<&Value>) -> Certificates {
@@ -39,7 +39,7 @@ pub fn certificates(secrets: &[Value], bundle: Option<&Value>) -> Certificates {
             pem: facts.pem,
         })
         .collect();
-    Certificates { ca: own, leaves, bundle }
+    Certificates { ca: own, leaves, bundle, unread: false }
 }
 
 /// What is in a Secret; none when it can't be read or its key is another certificate's.
@@ -57,54 +57,4 @@ fn content(stored: &Value, signers: &[&Facts], is_ca: bool) -> Option<Certificat
         duration: secret::asked_duration(stored),
         pem: if is_ca { facts.pem } else { String::new() },
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::certificates::{Leaf, Pair, Validity, issue_ca, issue_leaf};
-    use jiff::{SignedDuration, Timestamp};
-    use kubevirt_rollout::step::Usage;
-    use kubevirt_types::ObjectKey;
-    use serde_json::json;
-
-    const DAY: SignedDuration = SignedDuration::from_hours(24);
-    const VALID: Validity =
-        Validity { not_before: Timestamp::UNIX_EPOCH, not_after: Timestamp::constant(86_400, 0) };
-
-    fn stored(name: &str, pair: &Pair) -> Value {
-        let mut secret = secret::secret(&ObjectKey::namespaced("v1", "Secret", "kubevirt", name), pair, DAY);
-        secret["metadata"]["uid"] = json!("u");
-        secret["metadata"]["resourceVersion"] = json!("1");
-        secret
-    }
-
-    #[test]
-    fn a_leaf_names_the_ca_that_signed_it_old_or_new() {
-        let (old, new) = (issue_ca("a", VALID).unwrap(), issue_ca("b", VALID).unwrap());
-        let leaf = Leaf { common_name: "l".into(), dns_names: vec![], usage: Usage::Server };
-        let leaf = issue_leaf(&old, &leaf, VALID).unwrap();
-        let secrets = [stored(labels::SECRET_CA, &new), stored("leaf", &leaf)];
-        let bundle =
-            json!({"data": {labels::CA_BUNDLE_KEY: format!("{}{}", old.certificate, new.certificate)}});
-
-        let seen = certificates(&secrets, Some(&bundle));
-        let old = facts(&old.certificate).unwrap();
-        assert_eq!(seen.leaves["leaf"].content.as_ref().unwrap().signed_by, Some(old.fingerprint));
-        assert_eq!(seen.bundle.len(), 2);
-        let ca = seen.ca.unwrap().content.unwrap();
-        assert_eq!(ca.duration.as_deref(), Some("24h0m0s"));
-        assert!(ca.pem.starts_with("-----BEGIN CERTIFICATE-----"));
-
-        let unknown = certificates(&secrets, None);
-        assert_eq!(unknown.leaves["leaf"].content.as_ref().unwrap().signed_by, None);
-    }
-
-    #[test]
-    fn a_key_of_another_certificate_is_no_content() {
-        let (one, other) = (issue_ca("a", VALID).unwrap(), issue_ca("b", VALID).unwrap());
-        let mixed = Pair { certificate: one.certificate, key: other.key };
-        let seen = certificates(&[stored(labels::SECRET_CA, &mixed)], None);
-        assert_eq!(seen.ca.unwrap().content, None);
-    }
 }

@@ -6,7 +6,7 @@ use kubevirt_types::{gate, labels};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::handle;
+use crate::handle::handle;
 
 /// Labels and annotations of ours start so.
 const OURS: &str = "kubevirt.io/";

@@ -1,20 +1,22 @@
-//! What the watches don't tell and has to be asked for.
+//! What lists and watches don't tell and has to be asked for. Never writes, but for one dry run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use http::Request;
 use kube::Client;
 use kube::api::{ListParams, PostParams};
 use kubevirt_rollout::GUARD_PROBE;
 use kubevirt_rollout::observed::Instances;
-use kubevirt_types::{Kind, ObjectKey};
+use kubevirt_types::{Kind, KubeVirt, ObjectKey};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::FIELD_MANAGER;
-use crate::apply::request::{self, RequestError, Sent};
-use crate::kinds::{self, CONFIG_MAP};
+use crate::kinds::{self, ADMISSION_POLICY, CONFIG_MAP, CRD, KUBEVIRT};
+use crate::said;
+use crate::source::Source;
+use crate::world::kubevirts as kubevirts_of;
 
 /// Nothing that is asked for here takes longer on a cluster that works.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
@@ -25,7 +27,7 @@ const NAMED: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
     /// The API server didn't say.
-    #[error("asking for {what}: {}", crate::said(error))]
+    #[error("asking for {what}: {}", said(error))]
     Ask {
         #[allow(missing_docs)]
         what: String,
@@ -39,24 +41,53 @@ pub enum ObserveError {
         what: String,
     },
     /// It can't be asked for.
-    #[error("asking for {what}")]
-    Request {
+    #[error("asking for {what}: {api_version} {kind} is not in the table of kinds", kind = what.kind, api_version = what.api_version)]
+    UnknownKind {
         #[allow(missing_docs)]
-        what: String,
-        #[source]
-        #[allow(missing_docs)]
-        source: RequestError,
+        what: Box<ObjectKey>,
     },
+}
+
+impl ObserveError {
+    /// The API server's code, where it answered.
+    pub fn code(&self) -> Option<u16> {
+        refusal(self).map(|(code, _)| code)
+    }
+}
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Whether the guard is enforced.
+    pub guard_active: bool,
+    /// How many objects of each of our kinds there are.
+    pub instances: BTreeMap<String, Instances>,
+}
+
+/// All that a plan needs and that no list tells.
+pub async fn all(client: &Client, source: &impl Source, namespace: &str) -> Result<Asked, ObserveError> {
+    let (kubevirt, _) = kubevirts_of(&source.of_kind(KUBEVIRT), namespace);
+    let uninstalling = kubevirt.as_ref().is_some_and(KubeVirt::is_deleting);
+    let guarded = !source.of_kind(ADMISSION_POLICY).is_empty();
+    Ok(Asked {
+        guard_active: guarded && guard_active(client, namespace).await?,
+        instances: instances(client, &source.of_kind(CRD), uninstalling).await?,
+    })
 }
 
 /// The KubeVirt objects of the whole cluster, as metadata.
 pub async fn kubevirts(client: &Client) -> Result<Vec<Value>, ObserveError> {
     let url = format!("/apis/{}/{}", kubevirt_types::API_VERSION, Kind::KubeVirt.plural());
-    let listed = ask(client, "KubeVirt objects", request::list_metadata(&url)).await?;
+    let listed = ask(client, "KubeVirt objects", list_metadata(&url, None)).await?;
     Ok(listed["items"].as_array().cloned().unwrap_or_default())
 }
 
-async fn ask(client: &Client, what: &str, request: Sent) -> Result<Value, ObserveError> {
+fn list_metadata(url: &str, limit: Option<u32>) -> Request<Vec<u8>> {
+    let params = ListParams { limit, ..ListParams::default() };
+    kube::core::Request::new(url).list_metadata(&params).expect("names of namespaces and kinds make a URL")
+}
+
+async fn ask(client: &Client, what: &str, request: Request<Vec<u8>>) -> Result<Value, ObserveError> {
     match timeout(REQUEST_LIMIT, client.request::<Value>(request)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ObserveError::Ask { what: what.to_owned(), error: Box::new(error) }),
@@ -71,32 +102,31 @@ fn refusal(error: &ObserveError) -> Option<(u16, &str)> {
             kube::Error::Api(status) => Some((status.code, &status.message)),
             _ => None,
         },
-        ObserveError::Timeout { .. } | ObserveError::Request { .. } => None,
+        ObserveError::Timeout { .. } | ObserveError::UnknownKind { .. } => None,
     }
 }
 
 /// One object; none when it doesn't exist.
-pub async fn get(
-    client: &Client,
-    request: Result<Sent, RequestError>,
-    key: &ObjectKey,
-) -> Result<Option<Value>, ObserveError> {
-    let what = key.to_string();
-    let request = request.map_err(|source| ObserveError::Request { what: what.clone(), source })?;
-    match ask(client, &what, request).await {
+pub async fn get(client: &Client, key: &ObjectKey) -> Result<Option<Value>, ObserveError> {
+    let unknown = || ObserveError::UnknownKind { what: Box::new(key.clone()) };
+    let url = kinds::find(key).ok_or_else(unknown)?.url(key.namespace.as_deref());
+    let request =
+        kube::core::Request::new(url).get(&key.name, &Default::default()).expect("a key makes a URL");
+    match ask(client, &key.to_string(), request).await {
         Ok(object) => Ok(Some(object)),
-        Err(error) if refusal(&error).is_some_and(|(code, _)| code == 404) => Ok(None),
+        Err(error) if error.code() == Some(404) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Whether the guard refuses what it is there to refuse: a new policy takes the API servers a while.
+/// Whether the guard refuses what it is there to refuse: a new policy takes the API servers a while. Asked by a dry run,
+/// which stores nothing.
 pub async fn guard_active(client: &Client, namespace: &str) -> Result<bool, ObserveError> {
     let key = ObjectKey::namespaced("v1", CONFIG_MAP, namespace, GUARD_PROBE);
     let body = json!({
         "apiVersion": key.api_version, "kind": key.kind, "metadata": {"name": GUARD_PROBE, "namespace": namespace},
     });
-    let params = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()) };
+    let params = PostParams { dry_run: true, field_manager: None };
     let row = kinds::find(&key).expect("ConfigMaps are in the table");
     let request = kube::core::Request::new(row.url(Some(namespace)))
         .create(&params, body.to_string().into_bytes())
@@ -125,13 +155,10 @@ pub async fn instances(
     let limit = if uninstalling { None } else { Some(NAMED) };
     try_join_all(defined.map(async |(plural, version)| {
         let url = format!("/apis/{}/{version}/{plural}", kubevirt_types::GROUP);
-        let params = ListParams { limit, ..ListParams::default() };
-        let request =
-            kube::core::Request::new(url).list_metadata(&params).expect("a kind's name makes a URL");
-        let counted = match ask(client, plural, request).await {
+        let counted = match ask(client, plural, list_metadata(&url, limit)).await {
             Ok(list) => count(&list),
             // defined a moment ago, and not served yet
-            Err(error) if refusal(&error).is_some_and(|(code, _)| code == 404) => Instances::default(),
+            Err(error) if error.code() == Some(404) => Instances::default(),
             Err(error) => return Err(error),
         };
         Ok((plural.to_owned(), counted))

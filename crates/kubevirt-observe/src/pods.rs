@@ -1,12 +1,17 @@
 //! What a pod says of itself. Pure.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod as ApiPod};
-use kubevirt_rollout::observed::{Pod, Trouble};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as ApiPod};
+use kubevirt_rollout::observed::{Crash, Pod, Trouble};
 use kubevirt_types::labels;
 use serde_json::Value;
 
 /// Waiting for one of these reasons passes by itself.
 const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+/// Exit code of what was killed with SIGKILL.
+const KILLED: i32 = 137;
+/// Exit code of what ended by SIGTERM.
+const STOPPED: i32 = 143;
 
 /// The facts of a pod; none of a pod that has ended, or that the API server wouldn't store.
 pub fn pod(object: &Value) -> Option<Pod> {
@@ -37,9 +42,11 @@ pub fn pod(object: &Value) -> Option<Pod> {
         template_hash,
         release: label(labels::REPORT_VERSION).and_then(|version| version.parse().ok()),
         created: pod.metadata.creation_timestamp.as_ref()?.0,
-        ready_since: ready_since(&pod),
+        ready_since: ready(&pod, "True"),
+        unready_since: ready(&pod, "False"),
         deleting_since,
         restarts: statuses(&pod).map(|status| u32::try_from(status.restart_count).unwrap_or(0)).sum(),
+        crash: statuses(&pod).filter_map(crash).max_by_key(|crash| crash.at),
         trouble: trouble(&pod),
     })
 }
@@ -60,10 +67,11 @@ fn node(pod: &ApiPod) -> Option<String> {
     })
 }
 
-fn ready_since(pod: &ApiPod) -> Option<jiff::Timestamp> {
+/// Since when the condition Ready says this.
+fn ready(pod: &ApiPod, status: &str) -> Option<jiff::Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready =
-        conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+        conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == status)?;
     ready.last_transition_time.as_ref().map(|at| at.0)
 }
 
@@ -86,6 +94,7 @@ pub fn trouble(pod: &ApiPod) -> Option<Trouble> {
             container: None,
             reason: unscheduled.reason.clone().unwrap_or_default(),
             message: unscheduled.message.clone().unwrap_or_default(),
+            image: None,
         })
     })
 }
@@ -103,7 +112,33 @@ fn container_trouble(status: &ContainerStatus) -> Option<Trouble> {
             terminated.message.clone().or_else(|| Some(exit())),
         )
     };
-    Some(Trouble { container: Some(status.name.clone()), reason, message: message.unwrap_or_default() })
+    Some(Trouble {
+        container: Some(status.name.clone()),
+        reason,
+        message: message.unwrap_or_default(),
+        image: Some(status.image.clone()).filter(|image| !image.is_empty()),
+    })
+}
+
+/// The last end of a container that was its own fault. Killed (137, unless it took too much memory), told to stop (143)
+/// and lost with its node are not.
+fn crash(status: &ContainerStatus) -> Option<Crash> {
+    let ended = |state: &Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.clone());
+    let last = ended(&status.state).or_else(|| ended(&status.last_state))?;
+    let reason = last.reason.clone().unwrap_or_default();
+    let killed = last.exit_code == KILLED && reason != "OOMKilled";
+    let lost = reason == "Unknown" || reason == "ContainerStatusUnknown";
+    if last.exit_code == 0 || killed || lost || last.exit_code == STOPPED {
+        return None;
+    }
+    let words = last.message.as_deref().map(str::trim).filter(|words| !words.is_empty());
+    let words = words.map(|words| format!(": {words}")).unwrap_or_default();
+    let reason = if reason.is_empty() || reason == "Error" { String::new() } else { format!("{reason}, ") };
+    Some(Crash {
+        container: status.name.clone(),
+        message: format!("{reason}exit code {}{words}", last.exit_code),
+        at: last.finished_at.as_ref()?.0,
+    })
 }
 
 #[cfg(test)]
@@ -163,6 +198,27 @@ mod tests {
     }
 
     #[test]
+    fn a_crash_is_the_containers_own_fault() {
+        let crash = |reason: &str, code: i32, message: Option<&str>| {
+            let ended = json!({"terminated": {
+                "exitCode": code, "reason": reason, "message": message, "finishedAt": "2026-01-01T00:01:00Z",
+            }});
+            let mut of = status(json!({"running": {}}));
+            of["containerStatuses"][0]["lastState"] = ended;
+            pod(&object(of)).unwrap().crash.map(|crash| crash.message)
+        };
+        assert_eq!(crash("Error", 1, None).as_deref(), Some("exit code 1"));
+        assert_eq!(
+            crash("Error", 101, Some("it is broken\n")).as_deref(),
+            Some("exit code 101: it is broken")
+        );
+        assert_eq!(crash("OOMKilled", 137, None).as_deref(), Some("OOMKilled, exit code 137"));
+        for (reason, code) in [("Error", 137), ("Error", 143), ("Completed", 0), ("Unknown", 255)] {
+            assert_eq!(crash(reason, code, None), None, "{reason} {code}");
+        }
+    }
+
+    #[test]
     fn trouble_is_what_does_not_pass() {
         let of = |state: Value| pod(&object(status(state))).unwrap();
         assert_eq!(of(json!({"waiting": {"reason": "ContainerCreating"}})).trouble, None);
@@ -174,7 +230,6 @@ mod tests {
         assert!(trouble.image_missing());
         assert_eq!(trouble.message, "no such image");
         let trouble = of(json!({"terminated": {"exitCode": 3, "reason": "Error"}})).trouble.unwrap();
-        assert!(trouble.crashes());
         assert_eq!(trouble.message, "exit code 3");
         let unscheduled = json!({"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}]});

@@ -7,8 +7,8 @@ use kubevirt_rollout::observed::{StrategyJob, StrategyJobState};
 use kubevirt_types::labels;
 use serde_json::Value;
 
-use super::handle;
-use super::pods::trouble;
+use crate::handle::handle;
+use crate::pods::trouble;
 
 /// Label with which a Job's controller marks its pods.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
