@@ -3,6 +3,8 @@
 //! It stands by beside the old one first. Then the DaemonSet's controller deletes the old one, and the new one is in charge
 //! of its node. Only when it has been so for a while, without a crash and with its node schedulable, the others follow.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -48,7 +50,15 @@ impl Canary {
         if !progress.object_current {
             return Self::NotStarted;
         }
-        let proved = progress.ready.iter().any(|pod| proved(context, progress, pod));
+        let shared = progress.shared_nodes();
+        let wrong: BTreeSet<&str> = progress.causes.iter().map(|cause| cause.pod.as_str()).collect();
+        let alone = |pod: &&&Pod| pod.node.as_deref().is_some_and(|node| !shared.contains(node));
+        let proved = progress
+            .ready
+            .iter()
+            .filter(alone)
+            .filter(|pod| !wrong.contains(pod.name.as_str()))
+            .any(|pod| proved_at(context, pod).is_some_and(|at| at <= view.now));
         let tolerated = if proved { progress.wanted * view.policy.tolerated_percent / 100 } else { 0 };
         let mut failed = progress.failed(view);
         if let (Some(cause), true) = (failed.next(), failed.count() + 1 > tolerated) {
@@ -60,8 +70,6 @@ impl Canary {
         if progress.outdated.is_empty() || proved {
             return Self::Spreading { ready: progress.ready.len(), of: progress.wanted };
         }
-        let shared = progress.shared_nodes();
-        let alone = |pod: &&&Pod| pod.node.as_deref().is_some_and(|node| !shared.contains(node));
         let first = progress.ready.iter().find(alone).or(progress.ready.first()).or(progress.starting.first());
         let until = first.filter(alone).and_then(|pod| proved_at(context, pod));
         Self::Trying { node: first.and_then(|pod| pod.node.clone()), until }
@@ -79,16 +87,9 @@ impl Canary {
     }
 }
 
-/// When a pod that is alone on its node will have proved itself.
+/// When a pod that is alone on its node, and with which nothing is wrong, will have proved itself.
 fn proved_at(context: &Context<'_>, pod: &Pod) -> Option<Timestamp> {
     taken_over(pod, context.view)?.saturating_add(context.view.soak()).ok()
-}
-
-/// Whether a new pod has been in charge of its node for long enough, and nothing is wrong with it.
-fn proved(context: &Context<'_>, progress: &Progress<'_>, pod: &Pod) -> bool {
-    let alone = !progress.outdated.iter().any(|other| other.node == pod.node);
-    let well = !progress.causes.iter().any(|cause| cause.pod == pod.name);
-    alone && well && proved_at(context, pod).is_some_and(|at| at <= context.view.now)
 }
 
 /// How fast the DaemonSet may go.

@@ -32,12 +32,35 @@ pub(crate) struct View<'a> {
     pub nodes: &'a Nodes<'a>,
 }
 
-/// The nodes by name.
-pub(crate) type Nodes<'a> = BTreeMap<&'a str, &'a Node>;
+/// What is known of the nodes, found by name, so that a plan for thousands of them stays quick.
+#[derive(Debug, Clone)]
+pub(crate) struct Nodes<'a> {
+    by_name: BTreeMap<&'a str, &'a Node>,
+    /// Nodes that couldn't run VMs when virt-handler's DaemonSet was changed last.
+    unable_before: BTreeSet<&'a str>,
+    /// When a virt-handler was last deleted, of those that are still there to be seen.
+    handler_deleted: BTreeMap<&'a str, Timestamp>,
+}
 
-/// The nodes of an observation by name.
-pub(crate) fn nodes(observed: &Observed) -> Nodes<'_> {
-    observed.nodes.iter().map(|node| (node.name(), node)).collect()
+impl<'a> Nodes<'a> {
+    /// Puts them together.
+    pub fn of(observed: &'a Observed) -> Self {
+        let daemon_set = observed.objects.get(&Component::Handler.key(&observed.operator.namespace));
+        let unable =
+            daemon_set.and_then(|live| live["metadata"]["annotations"][labels::UNABLE_NODES].as_str());
+        let mut handler_deleted = BTreeMap::new();
+        for pod in observed.pods.iter().filter(|pod| pod.component == Component::Handler.name()) {
+            if let (Some(node), Some(at)) = (pod.node.as_deref(), pod.deleting_since) {
+                let last = handler_deleted.entry(node).or_insert(at);
+                *last = at.max(*last);
+            }
+        }
+        Self {
+            by_name: observed.nodes.iter().map(|node| (node.name(), node)).collect(),
+            unable_before: unable.into_iter().flat_map(|list| list.split(',')).collect(),
+            handler_deleted,
+        }
+    }
 }
 
 /// The view together with the target's manifests.
@@ -145,7 +168,7 @@ impl<'a> View<'a> {
 
     /// A node.
     pub fn node(&self, name: &str) -> Option<&'a Node> {
-        self.nodes.get(name).copied()
+        self.nodes.by_name.get(name).copied()
     }
 
     /// The node of a pod and since when it is NotReady; none when it is Ready.
@@ -160,10 +183,13 @@ impl<'a> View<'a> {
     }
 
     /// Nodes that couldn't run VMs when virt-handler's DaemonSet was changed last.
-    pub fn unable_before(&self) -> Vec<&'a str> {
-        let live = self.live(&Component::Handler.key(self.namespace()));
-        let list = live.and_then(|live| live["metadata"]["annotations"][labels::UNABLE_NODES].as_str());
-        list.into_iter().flat_map(|list| list.split(',')).collect()
+    pub fn unable_before(&self) -> &'a BTreeSet<&'a str> {
+        &self.nodes.unable_before
+    }
+
+    /// When a virt-handler of this node was last deleted, if it is still there to be seen.
+    pub fn handler_deleted(&self, node: &str) -> Option<Timestamp> {
+        self.nodes.handler_deleted.get(node).copied()
     }
 
     /// Pods of a component that may still act: not those whose deletion is longer ago than a handover takes.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kubevirt_manifests::{InstallConfig, manifests};
 use kubevirt_types::kubevirt::{FailedUpdate, OnFailure};
 
-use crate::context::{self, Context, Outcome, View};
+use crate::context::{Context, Nodes, Outcome, View};
 use crate::failure::{self, Effective};
 use crate::observed::Observed;
 use crate::order::{self, Component};
@@ -50,7 +50,7 @@ pub fn plan_with(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
         target: None,
         failed: None,
     };
-    let nodes = context::nodes(observed);
+    let nodes = Nodes::of(observed);
     let Some(kubevirt) = observed.kubevirt.as_ref().filter(|_| observed.synced) else { return plan };
     let view = View { observed, kubevirt, policy, now, nodes: &nodes };
     if kubevirt.is_deleting() {

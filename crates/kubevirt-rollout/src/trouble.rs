@@ -66,7 +66,7 @@ fn not_schedulable(pod: &Pod, view: View<'_>) -> Option<(String, Timestamp)> {
     if handler.is_some() && handler != Some(&pod.name) {
         return Some(("Ready, but it doesn't take charge of its node".to_owned(), since));
     }
-    let was_able = !view.unable_before().contains(&node.name());
+    let was_able = !view.unable_before().contains(node.name());
     (label != Some("true") && was_able)
         .then(|| ("Ready, but its node isn't schedulable for VMs any more".to_owned(), since))
 }
@@ -75,10 +75,7 @@ fn not_schedulable(pod: &Pod, view: View<'_>) -> Option<(String, Timestamp)> {
 /// there to be seen; else since it would have been, had it been deleted as late as it may.
 pub(crate) fn taken_over(pod: &Pod, view: View<'_>) -> Option<Timestamp> {
     let ready = pod.ready_since?;
-    let others = view.observed.pods.iter().filter(|other| {
-        other.component == pod.component && other.node == pod.node && other.uid != pod.uid
-    });
-    let deleted = others.filter_map(|other| other.deleting_since).max();
+    let deleted = view.handler_deleted(pod.node.as_deref()?);
     let latest = ready.saturating_add(view.soak()).unwrap_or(ready);
     Some(deleted.map_or(latest, |at| at.max(ready)))
 }
@@ -97,7 +94,7 @@ fn said(trouble: &Trouble) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::nodes;
+    use crate::context::Nodes;
     use crate::fixture::{at, node, observed, pod};
     use crate::policy::Policy;
 
@@ -108,7 +105,7 @@ mod tests {
         let mut observed = observed();
         observed.nodes = vec![node("n1")];
         observed.pods = vec![pod.clone()];
-        let (policy, nodes) = (Policy::default(), nodes(&observed));
+        let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
         let kubevirt = observed.kubevirt.as_ref().unwrap();
         let view = View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
         let cause = cause(&pod, view, in_charge)?;
@@ -189,7 +186,7 @@ mod tests {
             let mut old = pod.clone();
             (old.uid, old.deleting_since) = ("old".into(), Some(at(50)));
             observed.pods = vec![pod.clone(), old];
-            let (policy, nodes) = (Policy::default(), nodes(&observed));
+            let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
             let kubevirt = observed.kubevirt.as_ref().unwrap();
             let view = View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
             cause(&pod, view, true).map(|cause| (cause.since, cause.fails_at))

@@ -73,7 +73,8 @@ fn unable_nodes(view: View<'_>, progress: &Progress<'_>) -> Option<String> {
         return None;
     }
     if progress.object_current {
-        return Some(view.unable_before().join(",")).filter(|list| !list.is_empty());
+        let names: Vec<&str> = view.unable_before().iter().copied().collect();
+        return Some(names.join(",")).filter(|list| !list.is_empty());
     }
     let unable = |node: &&Node| node.schedulable_label.as_deref() != Some("true");
     let names: Vec<&str> = view.observed.nodes.iter().filter(unable).map(Node::name).collect();
