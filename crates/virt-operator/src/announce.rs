@@ -132,17 +132,25 @@ fn keys(plan: &Plan) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
     use kubevirt_manifests::InstallConfig;
-    use kubevirt_rollout::WaitingOn;
+    use kubevirt_rollout::{Cause, WaitingOn};
     use kubevirt_types::Release;
 
     fn plan(stage: Stage, ready: usize, cause: Option<&str>) -> Plan {
-        let cause = cause.map(str::to_owned);
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let cause = cause.map(|message| Cause {
+            pod: "virt-handler-x".into(),
+            node: None,
+            message: message.into(),
+            since: now,
+            fails_at: now,
+        });
         Plan {
             direction: Direction::Update,
             stage,
             steps: vec![],
             waiting_on: vec![WaitingOn::HandlersNotReady { ready, of: 3, canary: None, cause }],
             target: Some(InstallConfig::of(Release::V0_18_0)),
+            failed: None,
         }
     }
 

@@ -159,7 +159,14 @@ mod tests {
     use kubevirt_rollout::Direction;
 
     fn plan(stage: Stage) -> Plan {
-        Plan { direction: Direction::Update, stage, steps: vec![], waiting_on: vec![], target: None }
+        Plan {
+            direction: Direction::Update,
+            stage,
+            steps: vec![],
+            waiting_on: vec![],
+            target: None,
+            failed: None,
+        }
     }
 
     fn stale() -> ReconcileError {
