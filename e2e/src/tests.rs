@@ -3,6 +3,7 @@
 mod install;
 mod lifecycle;
 mod refusals;
+mod stored_versions;
 mod update;
 
 use crate::suite::{Test, test};
@@ -17,6 +18,7 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, refusals::of_kubevirt_objects),
         test!("update", core: true, refusals::of_an_impossible_tag),
         test!("update", core: true, refusals::of_a_changed_crd_version),
+        test!("update", core: true, stored_versions::of_an_early_release),
         test!("update", core: true, update::by_image_tag),
         test!("update", core: true, update::rollback),
         test!("update", core: true, update::back_in_the_middle),
