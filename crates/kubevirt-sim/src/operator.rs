@@ -1,23 +1,44 @@
 //! The operator's loop on the simulated cluster: observe, plan, check, apply, status.
 
-use std::collections::BTreeMap;
-
-use jiff::SignedDuration;
-use kubevirt_rollout::{Direction, Observed, Plan, Policy, Stage, Step, check, plan_with, status};
+use jiff::{SignedDuration, Timestamp};
+use kubevirt_rollout::{Direction, Make, Observed, Plan, Policy, Stage, Step, check, plan_with, status};
 
 use crate::cluster::Cluster;
 use crate::promise::Promise;
+use crate::sequence::Sequence;
+
+/// What makes plans: the real planner, or one that is wrong on purpose.
+pub type Planner = fn(&Observed, &Policy, Timestamp, Make<'_>) -> Plan;
 
 /// An operator, and the promise that is watched while it works.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Operator {
     /// Its policy.
     pub policy: Policy,
-    promise: Promise,
-    planned_at: Option<(u64, jiff::Timestamp)>,
+    /// What makes its plans.
+    pub planner: Planner,
+    /// Whether it refuses plans that break an invariant, as the real one does. Without that the promise shows what
+    /// they would have done.
+    pub checks: bool,
     /// Plans that were made.
     pub plans: usize,
-    written: BTreeMap<String, usize>,
+    promise: Promise,
+    sequence: Sequence,
+    planned_at: Option<(u64, Timestamp)>,
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            planner: plan_with,
+            checks: true,
+            plans: 0,
+            promise: Promise::default(),
+            sequence: Sequence::default(),
+            planned_at: None,
+        }
+    }
 }
 
 /// What came of one run of the loop.
@@ -25,24 +46,37 @@ pub struct Operator {
 pub struct Outcome {
     /// The plan.
     pub plan: Plan,
-    /// Steps that were written.
+    /// Writes that were taken, the status included.
     pub written: usize,
-    /// Whether anything but time changed since the last run, the status included.
+    /// Whether anything was written.
     pub changed: bool,
 }
 
-/// No change writes one object more often.
-const MOST_WRITES: usize = 12;
 /// The loop runs at least this often.
 const PERIOD: SignedDuration = SignedDuration::from_secs(5);
+/// What doesn't change for so long is not a matter of time any more: longer than any deadline of the policy.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(260);
 
 impl Operator {
-    /// The operator after a crash: all that it knew is gone. What was promised to users is still watched.
-    pub fn restarted(&self) -> Self {
-        Self { policy: self.policy.clone(), promise: self.promise.clone(), ..Self::default() }
+    /// An operator with another planner.
+    pub fn with(planner: Planner) -> Self {
+        Self { planner, ..Self::default() }
     }
 
-    /// One run, on a view that is as fresh as can be. At most `budget` steps are written: then the operator dies.
+    /// The operator after a crash: all that it knew is gone. What was promised to users is still watched.
+    pub fn restarted(&self) -> Self {
+        Self {
+            policy: self.policy.clone(),
+            planner: self.planner,
+            checks: self.checks,
+            plans: self.plans,
+            promise: self.promise.clone(),
+            sequence: Sequence::default(),
+            planned_at: None,
+        }
+    }
+
+    /// One run, on a view that is as fresh as can be. At most `budget` writes are made: then the operator dies.
     ///
     /// # Errors
     /// What was broken, in words.
@@ -62,53 +96,35 @@ impl Operator {
         budget: usize,
     ) -> Result<Outcome, String> {
         let now = cluster.now();
-        let plan = plan_with(observed, &self.policy, now, &|config| cluster.manifests(config));
+        let plan = (self.planner)(observed, &self.policy, now, &|config| cluster.manifests(config));
         self.plans += 1;
-        check(&plan, observed, &self.policy, now).map_err(|violations| {
-            let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
-            format!("{:?} {}: {}", plan.direction, plan.stage, all.join("\n"))
-        })?;
-        let mut written = 0;
-        let writes: Vec<&Step> =
-            plan.steps.iter().filter(|step| !matches!(step, Step::RemoveFinalizer { .. })).collect();
-        let last: Vec<&Step> =
-            plan.steps.iter().filter(|step| matches!(step, Step::RemoveFinalizer { .. })).collect();
-        let mut alive = true;
-        for step in writes {
-            if written == budget {
-                alive = false;
-                break;
-            }
-            if cluster.write(step).is_err() {
-                break;
-            }
-            written += 1;
-            self.count(step)?;
-            self.watch(cluster)?;
+        if self.checks {
+            check(&plan, observed, &self.policy, now).map_err(|violations| {
+                let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                format!("{:?} {}: {}", plan.direction, plan.stage, all.join("\n"))
+            })?;
         }
-        let wanted = status(observed, &plan, now);
-        let had = observed.kubevirt.as_ref().and_then(|kubevirt| kubevirt.status.clone());
-        let current = cluster.kubevirt().and_then(|kubevirt| kubevirt.status.clone());
-        let moves =
-            alive && observed.kubevirt.is_some() && had == current && current.as_ref() != Some(&wanted);
-        if moves {
-            cluster.write_status(wanted);
+        self.sequence.planned(&plan, observed, (cluster.meddled, cluster.misfortunes))?;
+        let last = plan.steps.iter().position(|step| matches!(step, Step::RemoveFinalizer { .. }));
+        let (steps, farewell) = plan.steps.split_at(last.unwrap_or(plan.steps.len()));
+        let mut written = self.apply(cluster, steps, budget)?;
+        if written < budget && observed.kubevirt.is_some() {
+            written += usize::from(tell(cluster, observed, &plan, now));
         }
-        for step in last {
-            if alive && written < budget && cluster.write(step).is_ok() {
-                written += 1;
-            }
-        }
-        let changed = written > 0 || moves;
-        Ok(Outcome { plan, written, changed })
+        written += self.apply(cluster, farewell, budget - written)?;
+        Ok(Outcome { plan, written, changed: written > 0 })
     }
 
-    /// Notices two stages that undo each other's work (I2).
-    fn count(&mut self, step: &Step) -> Result<(), String> {
-        let text = step.to_string();
-        let times = self.written.entry(text.clone()).or_default();
-        *times += 1;
-        if *times > MOST_WRITES { Err(format!("I2: {text}, for the {times}th time")) } else { Ok(()) }
+    /// Writes steps until one isn't taken, or the operator dies. How many were.
+    fn apply(&mut self, cluster: &mut Cluster, steps: &[Step], budget: usize) -> Result<usize, String> {
+        for (written, step) in steps.iter().enumerate() {
+            if written == budget || cluster.write(step).is_err() {
+                return Ok(written);
+            }
+            self.sequence.wrote(step)?;
+            self.watch(cluster)?;
+        }
+        Ok(steps.len())
     }
 
     /// Looks whether the promise holds.
@@ -120,24 +136,20 @@ impl Operator {
         if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
     }
 
-    /// Lets time pass until nothing changes any more, with a run of the loop whenever something did.
+    /// Lets time pass until nothing changes any more, with a run of the loop whenever something did: the target is
+    /// reached, or what is waited for is no matter of time.
     ///
     /// # Errors
-    /// What was broken, in words; or that it didn't get quiet in so many seconds.
+    /// What was broken, in words; or, with I11, that it didn't get quiet in so many seconds.
     pub fn settle(&mut self, cluster: &mut Cluster, seconds: usize) -> Result<Plan, String> {
-        self.written.clear();
+        let mut quiet_since = cluster.now();
         let mut quiet = 0;
         let mut last = None;
         for _ in 0..seconds {
             if let Some(outcome) = self.second(cluster)? {
-                let over = !outcome.changed
-                    && (outcome.plan.stage == Stage::Settled
-                        || outcome.plan.stage == Stage::Blocked
-                        || !outcome.plan.waiting_on.is_empty());
-                quiet = if over { quiet + 1 } else { 0 };
                 let waits = &outcome.plan.waiting_on;
-                let settled = match outcome.plan.direction {
-                    Direction::Steady => true,
+                let over = match outcome.plan.direction {
+                    Direction::Steady => outcome.plan.stage == Stage::Settled,
                     Direction::Nothing => waits.is_empty() || waits.iter().any(|wait| wait.cause().is_some()),
                     Direction::Install
                     | Direction::Update
@@ -145,23 +157,25 @@ impl Operator {
                     | Direction::SameVersion
                     | Direction::Uninstall => false,
                 };
-                last = Some(outcome.plan);
-                if (settled && quiet >= 2) || quiet >= 16 {
-                    break;
+                if outcome.changed {
+                    quiet_since = cluster.now();
                 }
+                quiet = if over && !outcome.changed { quiet + 1 } else { 0 };
+                let waited = cluster.now().duration_since(quiet_since) >= PATIENCE;
+                if quiet >= 2 || (waited && !waits.is_empty()) {
+                    return Ok(outcome.plan);
+                }
+                last = Some(outcome.plan);
             }
             cluster.tick();
             self.watch(cluster)?;
         }
-        match last {
-            Some(plan) if quiet >= 2 => Ok(plan),
-            Some(plan) => Err(format!("not quiet after {seconds} s: {:?} {}", plan.direction, plan.stage)),
-            None => Err("no plan".to_owned()),
-        }
+        let last = last.map(|plan| format!("{:?} {}: {:?}", plan.direction, plan.stage, plan.waiting_on));
+        Err(format!("I11: not quiet after {seconds} s: {}", last.unwrap_or_default()))
     }
 
     /// A run of the loop, if one is due: something has changed, or it is time to look again.
-    fn second(&mut self, cluster: &mut Cluster) -> Result<Option<Outcome>, String> {
+    pub(crate) fn second(&mut self, cluster: &mut Cluster) -> Result<Option<Outcome>, String> {
         let due = self.planned_at.is_none_or(|(version, at)| {
             version != cluster.version() || cluster.now().duration_since(at) >= PERIOD
         });
@@ -185,8 +199,8 @@ impl Operator {
         Ok(())
     }
 
-    /// Runs until so many steps are written in all, then stops in the middle of whatever it did. Whether it got
-    /// that far.
+    /// Runs until so many writes are made in all, then stops in the middle of whatever it did. Whether it got that
+    /// far: when it is quiet before, it didn't.
     ///
     /// # Errors
     /// What was broken, in words.
@@ -204,7 +218,7 @@ impl Operator {
             let outcome = self.reconcile(cluster, left)?;
             left -= outcome.written;
             if outcome.written == 0 {
-                if !outcome.changed && outcome.plan.direction == Direction::Steady {
+                if outcome.plan.direction == Direction::Steady && outcome.plan.stage == Stage::Settled {
                     return Ok(false);
                 }
                 cluster.tick();
@@ -213,4 +227,16 @@ impl Operator {
         }
         Ok(left == 0)
     }
+}
+
+/// Writes the status that follows from a plan, if the one that was seen is still there and it is another one.
+fn tell(cluster: &mut Cluster, observed: &Observed, plan: &Plan, now: Timestamp) -> bool {
+    let wanted = status(observed, plan, now);
+    let had = observed.kubevirt.as_ref().and_then(|kubevirt| kubevirt.status.clone());
+    let current = cluster.kubevirt().and_then(|kubevirt| kubevirt.status.clone());
+    let moves = had == current && current.as_ref() != Some(&wanted);
+    if moves {
+        cluster.write_status(wanted);
+    }
+    moves
 }

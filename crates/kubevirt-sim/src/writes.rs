@@ -8,10 +8,11 @@ use kubevirt_rollout::observed::{
     CaCertificate, Certificate, CertificateContent, Handle, StrategyJob, StrategyJobState,
 };
 use kubevirt_rollout::{Precondition, Step};
+use kubevirt_types::labels::{HANDLER_POD, HEARTBEAT, SCHEDULABLE};
 use kubevirt_types::{KubeVirt, ObjectKey, labels};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SimJob};
 
 /// Why a write was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,9 +72,20 @@ impl Cluster {
                 }
                 done
             }
-            Step::CleanNode { node, labels, .. } => {
+            Step::MigrateStorage { crd, version, uid, resource_version, .. } => {
+                self.forget_stored_versions(crd, version, uid, resource_version)
+            }
+            Step::CleanNode { node, labels, annotations, .. } => {
                 for known in self.nodes.iter_mut().filter(|known| known.name == *node) {
-                    known.labels.retain(|label| !labels.contains(label));
+                    if labels.iter().any(|label| label == SCHEDULABLE) {
+                        known.schedulable = None;
+                    }
+                    if annotations.iter().any(|annotation| annotation == HEARTBEAT) {
+                        known.heartbeat = None;
+                    }
+                    if annotations.iter().any(|annotation| annotation == HANDLER_POD) {
+                        known.handler_pod = None;
+                    }
                 }
                 Some(())
             }
@@ -117,11 +129,29 @@ impl Cluster {
                 object["metadata"]["generation"] = json!(if same { was } else { was + 1 });
                 if let Some(status) = live.get("status") {
                     object["status"] = status.clone();
+                    store_also(&mut object);
                 }
             }
         }
         self.objects.insert(key.clone(), object);
         self.refresh_bundle(key);
+        Some(())
+    }
+
+    /// Every object of the CRD's kind is stored as this version now.
+    fn forget_stored_versions(
+        &mut self,
+        crd: &ObjectKey,
+        stored: &str,
+        uid: &str,
+        resource_version: &str,
+    ) -> Option<()> {
+        let version = self.bump();
+        let live = self.objects.get_mut(crd).filter(|live| {
+            live["metadata"]["uid"] == uid && live["metadata"]["resourceVersion"] == resource_version
+        })?;
+        live["metadata"]["resourceVersion"] = json!(version);
+        live["status"]["storedVersions"] = json!([stored]);
         Some(())
     }
 
@@ -163,7 +193,7 @@ impl Cluster {
         }
         let before =
             self.jobs.len() + self.strategies.len() + self.leaves.len() + usize::from(self.ca.is_some());
-        self.jobs.retain(|(job, _)| !matches(&job.handle));
+        self.jobs.retain(|job| !matches(&job.job.handle));
         self.strategies.retain(|_, (handle, _)| !matches(handle));
         self.leaves.retain(|_, leaf| !matches(&leaf.handle));
         self.ca = self.ca.take().filter(|ca| !matches(&ca.handle));
@@ -177,7 +207,7 @@ impl Cluster {
     }
 
     fn create_job(&mut self, key: &ObjectKey, body: &Value) -> Option<()> {
-        if self.jobs.iter().any(|(job, _)| job.handle.key == *key) {
+        if self.jobs.iter().any(|job| job.job.handle.key == *key) {
             return None;
         }
         let text =
@@ -193,8 +223,14 @@ impl Cluster {
             state: StrategyJobState::Running,
             deleting: false,
         };
+        let env = body.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array);
+        let config = env
+            .into_iter()
+            .flatten()
+            .find(|variable| variable["name"] == "TARGET_DEPLOYMENT_CONFIG")
+            .and_then(|variable| serde_json::from_str(variable["value"].as_str()?).ok());
         let over = self.now.saturating_add(JOB).unwrap_or(self.now);
-        self.jobs.push((job, over));
+        self.jobs.push(SimJob { job, config, over });
         Some(())
     }
 
@@ -230,7 +266,7 @@ impl Cluster {
         duration: SignedDuration,
         signed_by: Option<String>,
     ) -> CertificateContent {
-        let fingerprint = format!("certificate-{}", self.bump());
+        let fingerprint = format!("certificate-{}", self.next_uid());
         CertificateContent {
             pem: format!("{fingerprint}\n"),
             signed_by: signed_by.or_else(|| Some(fingerprint.clone())),
@@ -291,5 +327,16 @@ impl Cluster {
         change(kubevirt);
         kubevirt.metadata.resource_version = Some(version);
         Some(())
+    }
+}
+
+/// A CRD's status names every version that objects may be stored as: that of the spec, and those before it.
+fn store_also(crd: &mut Value) {
+    let storage = crd["spec"]["versions"].as_array().into_iter().flatten().find(|v| v["storage"] == true);
+    let Some(name) = storage.map(|version| version["name"].clone()) else { return };
+    if let Some(stored) = crd.pointer_mut("/status/storedVersions").and_then(Value::as_array_mut)
+        && !stored.contains(&name)
+    {
+        stored.push(name);
     }
 }

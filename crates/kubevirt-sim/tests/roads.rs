@@ -118,50 +118,6 @@ fn a_tag_that_is_no_release_is_refused_and_fixed_by_another() {
 }
 
 #[test]
-fn a_broken_handler_stays_on_one_node_and_is_fixed_by_patching_back() {
-    for fault in [Fault::ImageMissing, Fault::Crashes, Fault::NeverReady] {
-        let (mut operator, mut cluster) = installed(Release::V0_17_0);
-        let before = cluster.contents();
-        cluster.inject("virt-handler", Release::V0_18_0, fault);
-        cluster.set_image_tag(Some("v0.18.0"));
-        operator.run(&mut cluster, 350).unwrap();
-        let new = cluster.observe().pods.iter().filter(|p| p.release == Some(Release::V0_18_0)).count();
-        assert_eq!(new, 1, "one canary, and no controller or api");
-        assert_eq!(cluster.serving("virt-handler", &Release::V0_17_0), 3);
-        let (status, message) = condition(&cluster, "Degraded");
-        assert_eq!(status, "True");
-        let cause = match fault {
-            Fault::ImageMissing => "ErrImagePull: not found",
-            Fault::Crashes => "CrashLoopBackOff",
-            Fault::NeverReady => "not Ready for more than 300 s",
-        };
-        assert!(message.contains("virt-handler: 0 of 3 ready") && message.contains(cause), "{message}");
-        assert_eq!(condition(&cluster, "Available").0, "True");
-        cluster.set_image_tag(Some("v0.17.0"));
-        settle(&mut operator, &mut cluster);
-        assert_at(&cluster, &Release::V0_17_0);
-        assert!(cluster.contents() == before);
-    }
-}
-
-#[test]
-fn a_broken_controller_or_api_takes_nothing_away() {
-    for component in ["virt-controller", "virt-api"] {
-        let (mut operator, mut cluster) = installed(Release::V0_17_0);
-        cluster.inject(component, Release::V0_18_0, Fault::Crashes);
-        cluster.set_image_tag(Some("v0.18.0"));
-        settle(&mut operator, &mut cluster);
-        assert_eq!(cluster.serving(component, &Release::V0_17_0), 2);
-        let (_, message) = condition(&cluster, "Degraded");
-        assert!(message.contains(&format!("{component}: 0 of 2 ready: pod {component}-")), "{message}");
-        assert_eq!(condition(&cluster, "Available").0, "True");
-        cluster.set_image_tag(None);
-        settle(&mut operator, &mut cluster);
-        assert_at(&cluster, &Release::V0_17_0);
-    }
-}
-
-#[test]
 fn a_broken_first_installation_is_fixed_by_another_tag() {
     let mut cluster = Cluster::new(2, Release::V0_18_0, 1);
     let mut operator = Operator::default();

@@ -6,7 +6,7 @@ use kubevirt_sim::{Cluster, Operator};
 use kubevirt_types::Release;
 
 /// No road takes more seconds than this.
-const BOUND: usize = 1200;
+const BOUND: usize = 2400;
 
 pub fn settle(operator: &mut Operator, cluster: &mut Cluster) -> Plan {
     match operator.settle(cluster, BOUND) {
@@ -41,6 +41,9 @@ pub fn installed_on(nodes: usize, release: Release, seed: u64) -> (Operator, Clu
     let plan = settle(&mut operator, &mut cluster);
     assert_eq!((plan.direction, plan.stage), (Direction::Steady, Stage::Settled), "{plan:#?}");
     assert!(plan.steps.is_empty());
+    // a cluster that has been there for a while
+    cluster.advance(jiff::SignedDuration::from_mins(5));
+    operator.run(&mut cluster, 2).unwrap();
     (operator, cluster)
 }
 
@@ -62,4 +65,14 @@ pub fn same(a: &Cluster, b: &Cluster) {
             assert_eq!(live.pointer(part), others[&key].pointer(part), "{key} {part}");
         }
     }
+}
+
+/// Whether the only virt-handler of a node that isn't being deleted is of this release, and serves.
+pub fn has_only(cluster: &Cluster, node: &str, release: &Release) -> bool {
+    let observed = cluster.observe();
+    let mut here = observed.pods.iter().filter(|pod| {
+        pod.component == "virt-handler" && pod.node.as_deref() == Some(node) && pod.deleting_since.is_none()
+    });
+    here.next().is_some_and(|pod| pod.serves() && pod.release.as_ref() == Some(release))
+        && here.next().is_none()
 }
