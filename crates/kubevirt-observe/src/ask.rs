@@ -56,7 +56,7 @@ impl ObserveError {
 }
 
 /// What was asked for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// Whether the guard is enforced.
     pub guard_active: bool,
@@ -66,13 +66,26 @@ pub struct Asked {
 
 /// All that a plan needs and that no list tells.
 pub async fn all(client: &Client, source: &impl Source, namespace: &str) -> Result<Asked, ObserveError> {
+    Ok(Asked {
+        guard_active: guarded(client, source, namespace).await?,
+        instances: counted(client, source, namespace).await?,
+    })
+}
+
+/// Whether the guard is enforced. Where there is none nobody is asked.
+pub async fn guarded(client: &Client, source: &impl Source, namespace: &str) -> Result<bool, ObserveError> {
+    Ok(!source.of_kind(ADMISSION_POLICY).is_empty() && guard_active(client, namespace).await?)
+}
+
+/// How many objects of each of our kinds there are.
+pub async fn counted(
+    client: &Client,
+    source: &impl Source,
+    namespace: &str,
+) -> Result<BTreeMap<String, Instances>, ObserveError> {
     let (kubevirt, _) = kubevirts_of(&source.of_kind(KUBEVIRT), namespace);
     let uninstalling = kubevirt.as_ref().is_some_and(KubeVirt::is_deleting);
-    let guarded = !source.of_kind(ADMISSION_POLICY).is_empty();
-    Ok(Asked {
-        guard_active: guarded && guard_active(client, namespace).await?,
-        instances: instances(client, &source.of_kind(CRD), uninstalling).await?,
-    })
+    instances(client, &source.of_kind(CRD), uninstalling).await
 }
 
 /// The KubeVirt objects of the whole cluster, as metadata.
@@ -121,7 +134,7 @@ pub async fn get(client: &Client, key: &ObjectKey) -> Result<Option<Value>, Obse
 
 /// Whether the guard refuses what it is there to refuse: a new policy takes the API servers a while. Asked by a dry run,
 /// which stores nothing.
-pub async fn guard_active(client: &Client, namespace: &str) -> Result<bool, ObserveError> {
+async fn guard_active(client: &Client, namespace: &str) -> Result<bool, ObserveError> {
     let key = ObjectKey::namespaced("v1", CONFIG_MAP, namespace, GUARD_PROBE);
     let body = json!({
         "apiVersion": key.api_version, "kind": key.kind, "metadata": {"name": GUARD_PROBE, "namespace": namespace},

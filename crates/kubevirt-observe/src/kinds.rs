@@ -4,7 +4,7 @@
 
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
-use kubevirt_types::ObjectKey;
+use kubevirt_types::{GROUP, Kind, ObjectKey};
 
 /// Which objects of a kind are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +147,12 @@ impl KindRow {
             None => format!("{root}/{}/{}", self.api_version, self.plural),
         }
     }
+}
+
+/// The one CRD that is no part of a release: it is applied with the operator, and yet objects are stored through it.
+pub fn never_labelled() -> [ObjectKey; 1] {
+    let name = format!("{}.{GROUP}", Kind::KubeVirt.plural());
+    [ObjectKey::cluster("apiextensions.k8s.io/v1", CRD, &name)]
 }
 
 /// The row of an object's kind.

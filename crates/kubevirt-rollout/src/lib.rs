@@ -9,6 +9,7 @@ mod canary;
 mod context;
 mod drift;
 pub mod duration;
+pub mod explain;
 mod failure;
 #[cfg(test)]
 mod fixture;

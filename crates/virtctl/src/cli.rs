@@ -65,7 +65,7 @@ pub enum Command {
         #[arg(short, long)]
         client: bool,
     },
-    /// Follow updates of KubeVirt itself
+    /// Plan, explain and follow updates of KubeVirt itself
     Update {
         #[allow(missing_docs)]
         #[command(subcommand)]
@@ -172,6 +172,40 @@ pub enum MachineKind {
 pub enum UpdateCommand {
     /// Show the progress of each component until the update is over
     Watch(WatchOptions),
+    /// Show what would be done next, in which order, and what is waited for; changes nothing
+    Plan(PlanOptions),
+    /// Say on one line what goes on, what is wrong, and what happens next
+    Explain(ExplainOptions),
+    /// Let a version that has failed be tried again
+    Retry,
+}
+
+/// Options of `update plan`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct PlanOptions {
+    /// Plan as if spec.imageTag were this
+    #[arg(long, value_name = "TAG")]
+    pub image_tag: Option<String>,
+    /// Print a document instead of a table
+    #[arg(short, long)]
+    pub output: Option<Output>,
+}
+
+/// Options of `update explain`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ExplainOptions {
+    /// Print a document instead of a line
+    #[arg(short, long)]
+    pub output: Option<Output>,
+}
+
+/// How a document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
 }
 
 /// Options of `update watch`.
@@ -234,12 +268,34 @@ mod tests {
                     command: UpdateCommand::Watch(WatchOptions { timeout: Some(Duration::from_secs(1800)) }),
                 },
             ),
+            (
+                "virtctl update plan --image-tag v0.18.0 -o json",
+                Command::Update {
+                    command: UpdateCommand::Plan(PlanOptions {
+                        image_tag: Some("v0.18.0".into()),
+                        output: Some(Output::Json),
+                    }),
+                },
+            ),
+            (
+                "virtctl update explain -o yaml",
+                Command::Update {
+                    command: UpdateCommand::Explain(ExplainOptions { output: Some(Output::Yaml) }),
+                },
+            ),
+            ("virtctl update retry", Command::Update { command: UpdateCommand::Retry }),
         ];
         for (line, command) in cases {
             assert_eq!(parsed(line).unwrap().command, command, "{line}");
         }
-        for line in ["virtctl", "virtctl console", "virtctl pause pod a", "virtctl update watch --timeout 3"]
-        {
+        for line in [
+            "virtctl",
+            "virtctl console",
+            "virtctl pause pod a",
+            "virtctl update watch --timeout 3",
+            "virtctl update plan -o table",
+            "virtctl update retry now",
+        ] {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

@@ -41,9 +41,12 @@ pub async fn run(invocation: Invocation) -> bool {
         Command::Pause(options) => lifecycle::pause(&cluster, options).await.map_err(Into::into),
         Command::Unpause(options) => lifecycle::unpause(&cluster, options).await.map_err(Into::into),
         Command::Version { client } => version::print(&cluster, *client).await.map_err(Into::into),
-        Command::Update { command: UpdateCommand::Watch(options) } => {
-            update::watch(&cluster, options).await.map_err(Into::into)
-        }
+        Command::Update { command } => match command {
+            UpdateCommand::Watch(options) => update::watch(&cluster, options).await.map_err(Into::into),
+            UpdateCommand::Plan(options) => update::plan(&cluster, options).await.map_err(Into::into),
+            UpdateCommand::Explain(options) => update::explain(&cluster, options).await.map_err(Into::into),
+            UpdateCommand::Retry => update::retry(&cluster).await.map_err(Into::into),
+        },
     };
     let Err(error) = result else { return true };
     if let Some(warning) = version::mismatch(&cluster).await {

@@ -1,10 +1,17 @@
-//! `update watch`: how far an update of KubeVirt is, until it is over.
+//! Updates of KubeVirt itself: how far one is, what would be done next, what is wrong, and another try.
 //!
-//! It only looks: at the KubeVirt object, at its components' workloads and pods.
+//! All but `retry` only look; what is planned and what it means is `kubevirt_rollout`'s, as in the operator.
 
+mod document;
+mod look;
 mod observe;
 mod progress;
+mod retry;
 mod screen;
+mod show;
+
+pub(crate) use retry::retry;
+pub(crate) use show::{explain, plan};
 
 use std::time::Duration;
 

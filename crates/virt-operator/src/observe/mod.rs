@@ -9,12 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::Client;
-use kubevirt_observe::kinds::CRD;
 use kubevirt_observe::strategy::Strategies;
-use kubevirt_observe::{ObserveError, Source, ask, world};
+use kubevirt_observe::{ObserveError, Source, ask, kinds, world};
 use kubevirt_rollout::Observed;
 use kubevirt_rollout::observed::Operator;
-use kubevirt_types::{GROUP, Kind, ObjectKey};
+use kubevirt_types::ObjectKey;
 use serde_json::Value;
 
 use crate::apply::Applied;
@@ -39,7 +38,7 @@ impl Observer {
             cache,
             operator,
             expected: Expected::default(),
-            unlabelled: BTreeSet::from([kubevirts()]),
+            unlabelled: BTreeSet::from(kinds::never_labelled()),
             strategies: Strategies::default(),
         }
     }
@@ -82,10 +81,4 @@ impl Observer {
         }
         Ok(found)
     }
-}
-
-/// The one CRD that is no part of a release: it is applied with the operator, and yet objects are stored through it.
-fn kubevirts() -> ObjectKey {
-    let name = format!("{}.{GROUP}", Kind::KubeVirt.plural());
-    ObjectKey::cluster("apiextensions.k8s.io/v1", CRD, &name)
 }
