@@ -70,7 +70,8 @@ impl Canary {
         if progress.outdated.is_empty() || proved {
             return Self::Spreading { ready: progress.ready.len(), of: progress.wanted };
         }
-        let first = progress.ready.iter().find(alone).or(progress.ready.first()).or(progress.starting.first());
+        let first =
+            progress.ready.iter().find(alone).or(progress.ready.first()).or(progress.starting.first());
         let until = first.filter(alone).and_then(|pod| proved_at(context, pod));
         Self::Trying { node: first.and_then(|pod| pod.node.clone()), until }
     }
@@ -80,9 +81,11 @@ impl Canary {
     pub(crate) fn strategy(&self, progress: &Progress<'_>) -> Strategy {
         match self {
             Self::Spreading { .. } if !progress.outdated.is_empty() => Strategy::Spread,
-            Self::NotStarted | Self::Trying { .. } | Self::Spreading { .. } | Self::Done | Self::Failed { .. } => {
-                Strategy::One
-            }
+            Self::NotStarted
+            | Self::Trying { .. }
+            | Self::Spreading { .. }
+            | Self::Done
+            | Self::Failed { .. } => Strategy::One,
         }
     }
 }

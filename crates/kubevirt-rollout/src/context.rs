@@ -192,12 +192,16 @@ impl<'a> View<'a> {
         self.nodes.handler_deleted.get(node).copied()
     }
 
-    /// Pods of a component that may still act: not those whose deletion is longer ago than a handover takes.
+    /// Pods of a component that may still act: not those whose deletion is longer ago than a handover takes, unless their
+    /// node is NotReady, so that nobody has told them.
     pub fn acting(&self, component: Component) -> impl Iterator<Item = &'a Pod> {
-        let (now, handover) = (self.now, self.policy.handover);
+        let view = *self;
         self.observed.pods.iter().filter(move |pod| {
             pod.component == component.name()
-                && pod.deleting_since.is_none_or(|since| now.duration_since(since) < handover)
+                && (pod
+                    .deleting_since
+                    .is_none_or(|since| view.now.duration_since(since) < view.policy.handover)
+                    || view.not_ready_node(pod).is_some())
         })
     }
 }
@@ -212,7 +216,8 @@ impl<'a> Context<'a> {
         let direction = direction(view, target, progress.values());
         let id = target.config.id();
         let observed_id = view.status().and_then(|status| status.observed_deployment_id.as_deref());
-        let live: BTreeSet<Release> = live_releases(view, true).into_iter().map(|(_, release)| release).collect();
+        let live: BTreeSet<Release> =
+            live_releases(view, true).into_iter().map(|(_, release)| release).collect();
         let mut old: Vec<(&str, &ManifestSet)> = view
             .observed
             .strategies
@@ -243,7 +248,8 @@ impl<'a> Context<'a> {
             let progress = self.progress(component);
             progress.object_current || progress.object_absent
         });
-        let lost = |pod: &Pod| self.view.not_ready_node(pod).is_some_and(|(_, since)| self.view.is_lost(since));
+        let lost =
+            |pod: &Pod| self.view.not_ready_node(pod).is_some_and(|(_, since)| self.view.is_lost(since));
         let waits: Vec<String> =
             others.iter().filter(|(_, pod)| !lost(pod)).map(|(_, pod)| pod.name.clone()).collect();
         if !made || !waits.is_empty() {
@@ -342,10 +348,8 @@ fn live_releases(view: View<'_>, lost_too: bool) -> Vec<(Component, Release)> {
     let mut releases = Vec::new();
     let lost = |pod: &Pod| view.not_ready_node(pod).is_some_and(|(_, since)| view.is_lost(since));
     for component in Component::ALL {
-        let pods = view
-            .acting(component)
-            .filter(|pod| lost_too || !lost(pod))
-            .filter_map(|pod| pod.release.clone());
+        let pods =
+            view.acting(component).filter(|pod| lost_too || !lost(pod)).filter_map(|pod| pod.release.clone());
         let object = view.live(&component.key(view.namespace())).and_then(|live| {
             live["metadata"]["annotations"][labels::INSTALL_VERSION].as_str()?.parse::<Release>().ok()
         });

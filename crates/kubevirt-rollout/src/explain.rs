@@ -9,7 +9,7 @@ mod wait;
 mod words;
 
 use jiff::Timestamp;
-use kubevirt_types::kubevirt::{FailedUpdate, OnFailure};
+use kubevirt_types::kubevirt::{FailedUpdate, OnFailure, UpdateRecord};
 use serde::Serialize;
 
 pub use overview::{Overview, StageRow, StageState, StepRow, overview};
@@ -236,11 +236,12 @@ impl Seen<'_> {
             Direction::SameVersion => format!("change of {to}"),
             Direction::Steady => format!("settled at {to}"),
             Direction::Uninstall => "uninstall".to_owned(),
-            Direction::Nothing => match (from, self.plan.target.is_some()) {
-                (Some(from), true) if from != to => format!("{} {from} -> {to}", self.change()),
+            Direction::Nothing => match (from, &self.plan.target) {
+                (Some(from), Some(_)) if from != to => format!("{} {from} -> {to}", self.change()),
+                (_, None) if self.open().is_some() => "the change that was on its way stands still".to_owned(),
                 (Some(from), _) => format!("{from} stays"),
-                (None, true) => format!("installation of {to}"),
-                (None, false) => "nothing is installed".to_owned(),
+                (None, Some(_)) => format!("installation of {to}"),
+                (None, None) => "nothing is installed".to_owned(),
             },
         }
     }
@@ -276,13 +277,16 @@ impl Seen<'_> {
         if let Some(failed) = self.plan.failed.as_ref().filter(|failed| failed.version != to) {
             return Some(failed.version.clone());
         }
-        let status = self.view.status()?;
-        let open = status.history.last().filter(|record| record.completed.is_none());
-        match open {
+        match self.open() {
             Some(open) if open.to == to => open.from.clone(),
             Some(open) => Some(open.to.clone()),
-            None => status.observed_kube_virt_version.clone(),
+            None => self.view.status()?.observed_kube_virt_version.clone(),
         }
+    }
+
+    /// The change that has begun and isn't over.
+    fn open(&self) -> Option<&UpdateRecord> {
+        self.view.status()?.history.last().filter(|record| record.completed.is_none())
     }
 
     /// The release that ran before.

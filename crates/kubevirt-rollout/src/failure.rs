@@ -76,8 +76,9 @@ pub(crate) fn found(context: &Context<'_>) -> Option<FailedUpdate> {
     if !moves || previous == target.id() {
         return None;
     }
-    let (component, cause) =
-        Component::ALL.into_iter().find_map(|component| Some((component, of_component(context, component)?)))?;
+    let (component, cause) = Component::ALL
+        .into_iter()
+        .find_map(|component| Some((component, of_component(context, component)?)))?;
     Some(FailedUpdate {
         deployment_id: target.id(),
         version: target.release.to_string(),

@@ -109,12 +109,13 @@ impl<'a> Facts<'a> {
         self.plan.direction == Direction::Uninstall
     }
 
-    /// Pods that may act: not those whose deletion is longer ago than a handover takes.
+    /// Pods that may act: not those whose deletion is longer ago than a handover takes, unless their node is NotReady.
     fn acting(&self, component: Component) -> impl Iterator<Item = &'a Pod> {
-        let (now, handover) = (self.now, self.policy.handover);
         self.observed.pods.iter().filter(move |pod| {
-            pod.component == component.name()
-                && pod.deleting_since.is_none_or(|since| now.duration_since(since) < handover)
+            let told = pod
+                .deleting_since
+                .is_some_and(|since| self.now.duration_since(since) >= self.policy.handover);
+            pod.component == component.name() && (!told || !self.reachable(pod))
         })
     }
 
@@ -234,7 +235,8 @@ impl<'a> Facts<'a> {
                 .filter(|pod| pod.template_hash.as_deref() != hash && self.reachable(pod))
         };
         let unreachable = self.observed.nodes.iter().filter(|node| node.not_ready_since.is_some()).count();
-        let nodes: BTreeSet<_> = self.acting(Component::Handler).filter_map(|pod| pod.node.as_ref()).collect();
+        let nodes: BTreeSet<_> =
+            self.acting(Component::Handler).filter_map(|pod| pod.node.as_ref()).collect();
         if surge > nodes.len().div_ceil(10).max(1) + unreachable {
             return Some(format!("maxSurge would be {surge} on {} nodes", nodes.len()));
         }
@@ -358,7 +360,8 @@ impl<'a> Facts<'a> {
         if let Step::MigrateStorage { crd, version, .. } = step {
             let mut versions = self.live(crd)?["spec"]["versions"].as_array().into_iter().flatten();
             let written = versions.any(|known| known["name"] == *version && known["storage"] == true);
-            return (!written).then(|| format!("objects would be taken to be stored as {version}, and aren't"));
+            return (!written)
+                .then(|| format!("objects would be taken to be stored as {version}, and aren't"));
         }
         let Step::Apply { manifest, .. } = step else { return None };
         if class(&manifest.key) != Class::Crd {

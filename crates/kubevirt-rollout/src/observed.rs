@@ -178,7 +178,6 @@ pub struct Trouble {
 }
 
 impl Trouble {
-
     /// Whether this is an image that can't be had.
     pub fn image_missing(&self) -> bool {
         matches!(

@@ -58,7 +58,8 @@ impl<'a> Progress<'a> {
             component,
             object_current: live.is_some_and(|live| live_template_hash(live) == hash.as_deref()),
             object_absent: live.is_none(),
-            object_seen: live.is_some() && number("/status/observedGeneration") >= number("/metadata/generation"),
+            object_seen: live.is_some()
+                && number("/status/observedGeneration") >= number("/metadata/generation"),
             wanted: 0,
             ready: vec![],
             starting: vec![],
@@ -74,7 +75,7 @@ impl<'a> Progress<'a> {
             let not_ready = view.not_ready_node(pod).filter(|_| component == Component::Handler);
             if let Some((node, since)) = not_ready {
                 unreachable.insert(node);
-                if !of_target && pod.deleting_since.is_none() {
+                if !of_target {
                     progress.away.insert(node, since);
                 }
             }

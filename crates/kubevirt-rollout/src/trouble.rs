@@ -137,10 +137,8 @@ mod tests {
 
     #[test]
     fn an_image_that_is_missing_is_named_at_once_and_in_the_same_words() {
-        let said = Some((
-            "container c: ErrImagePull: image r/virt-handler:v1 can't be pulled".to_owned(),
-            at(60),
-        ));
+        let said =
+            Some(("container c: ErrImagePull: image r/virt-handler:v1 can't be pulled".to_owned(), at(60)));
         for reason in ["ErrImagePull", "ImagePullBackOff"] {
             assert_eq!(seen(|pod| pod.trouble = trouble(reason, Some("c")), 1, false), said);
         }
@@ -188,7 +186,8 @@ mod tests {
             observed.pods = vec![pod.clone(), old];
             let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
             let kubevirt = observed.kubevirt.as_ref().unwrap();
-            let view = View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
+            let view =
+                View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
             cause(&pod, view, true).map(|cause| (cause.since, cause.fails_at))
         };
         let since = Some((at(50), at(95)));

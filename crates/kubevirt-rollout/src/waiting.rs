@@ -137,7 +137,7 @@ impl WaitingOn {
         let told: Vec<String> = away.iter().map(|(node, since)| format!("{node} since {since}")).collect();
         (!nodes.is_empty()).then(|| Self::NodesNotReady {
             nodes,
-            cause: format!("NotReady: {}: virt-handler follows when the node is back", names(&told)),
+            cause: format!("NotReady: {}: what runs there follows when the node is back", names(&told)),
         })
     }
 
@@ -244,7 +244,10 @@ impl fmt::Display for WaitingOn {
                         "another target or another try: {version} failed, and {previous} is brought back"
                     )?,
                     OnFailure::Pause => {
-                        write!(f, "another target or another try: {version} failed, and the update is paused")?;
+                        write!(
+                            f,
+                            "another target or another try: {version} failed, and the update is paused"
+                        )?;
                     }
                 }
                 because(f, self.cause())

@@ -13,7 +13,6 @@ use crate::observed::{Pod, StrategyJobState};
 use crate::order::{Component, stages};
 use crate::plan::{Plan, Stage};
 use crate::stage::guard::GUARD;
-use crate::step::Step;
 use crate::trouble::taken_over;
 use crate::waiting::{Cause, WaitingOn};
 
@@ -211,32 +210,26 @@ fn replicas(seen: &Seen<'_>, component: Component) -> Facts {
 }
 
 fn strategy_job(seen: &Seen<'_>) -> Facts {
-    let observed = seen.view.observed;
+    let (observed, now) = (seen.view.observed, seen.view.now);
     let id = seen.plan.target.as_ref().map(|target| target.id()).unwrap_or_default();
     let job = observed.strategy_jobs.iter().find(|job| job.deployment_id == id);
-    let retry = |at: Timestamp| at.saturating_add(seen.view.policy.strategy_retry).ok();
-    let (since, until, next) = match job.map(|job| &job.state) {
-        None => (None, None, "a Job that runs that image fetches them".to_owned()),
-        Some(StrategyJobState::Running) => (None, None, "the Job that fetches them runs".to_owned()),
+    let retry = |at: Timestamp| at.saturating_add(seen.view.policy.strategy_retry).unwrap_or(at);
+    let (ended, next) = match job.map(|job| &job.state) {
+        None => (None, "a Job that runs that image fetches them".to_owned()),
+        Some(StrategyJobState::Running) => (None, "the Job that fetches them runs".to_owned()),
         Some(StrategyJobState::Succeeded { at }) => {
-            (Some(*at), retry(*at), "the Job has fetched them; if they don't appear it runs again".to_owned())
+            (Some(*at), format!("if they don't appear the Job runs again at {}", clock(retry(*at), now)))
         }
         Some(StrategyJobState::Failed { at, .. }) => {
-            (Some(*at), retry(*at), "then the Job runs again".to_owned())
+            (Some(*at), format!("at {} the Job runs again", clock(retry(*at), now)))
         }
         Some(StrategyJobState::Stuck(_)) => {
-            let next = "the kubelet tries again and again; correct spec.imageTag or spec.imageRegistry if there is no \
-                        such image";
-            (None, None, next.to_owned())
+            let next = "the kubelet tries again and again; correct spec.imageTag or spec.imageRegistry if there is \
+                        no such image";
+            (None, next.to_owned())
         }
     };
-    let made = |key: &str| key == "Job";
-    let creates = seen
-        .plan
-        .steps
-        .iter()
-        .any(|step| matches!(step, Step::CreateStrategyJob { manifest } if made(&manifest.key.kind)));
-    Facts { nodes: vec![], since: since.filter(|_| !creates), until, next }
+    Facts { nodes: vec![], since: ended, until: ended.map(retry), next }
 }
 
 /// Nodes that don't answer.

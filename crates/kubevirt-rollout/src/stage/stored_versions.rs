@@ -75,9 +75,7 @@ mod tests {
 
     /// A CRD that stores v1, has stored `stored`, and was changed at second `changed` of the minute before [`NOW`].
     fn crd(stored: &[&str], changed: u8) -> Value {
-        let version = |name: &str, storage: bool| {
-            json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}}})
-        };
+        let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}}});
         json!({
             "metadata": {
                 "name": "virtualmachines.kubevirt.io", "uid": "u", "resourceVersion": "7",
@@ -113,7 +111,11 @@ mod tests {
             ("nothing else is stored", crd(&["v1"], 0), false),
             ("some API server may not have heard", crd(&["v1alpha3", "v1"], 46), false),
             ("every API server has heard", crd(&["v1alpha3", "v1"], 45), true),
-            ("nobody knows when it changed", with(|live| live["metadata"]["managedFields"] = Value::Null), true),
+            (
+                "nobody knows when it changed",
+                with(|live| live["metadata"]["managedFields"] = Value::Null),
+                true,
+            ),
             ("the CRD is going", with(|live| live["metadata"]["deletionTimestamp"] = json!(NOW)), false),
             ("it isn't served", with(|live| live["spec"]["versions"][0]["served"] = json!(false)), false),
             ("it has no status", with(|live| live["spec"]["versions"][0]["subresources"] = json!({})), false),

@@ -43,11 +43,14 @@ pub(crate) fn exact(context: &Context<'_>) -> Outcome {
     outcome
 }
 
-/// Pods of virt-api of another release that may be asked; none when there are none, and none will be made.
+/// Pods of virt-api of another release that may be asked; none when there are none, and none will be made. No Service
+/// leads to a node that is NotReady.
 fn old_apis(context: &Context<'_>) -> Option<Vec<String>> {
     let api = context.progress(Component::Api);
-    let over = api.outdated_acting.is_empty() && (api.object_current || api.object_absent);
-    (!over).then(|| api.outdated_acting.iter().map(|pod| pod.name.clone()).collect())
+    let asked = api.outdated_acting.iter().filter(|pod| context.view.not_ready_node(pod).is_none());
+    let names: Vec<String> = asked.map(|pod| pod.name.clone()).collect();
+    let over = names.is_empty() && (api.object_current || api.object_absent);
+    (!over).then_some(names)
 }
 
 fn admission<'a>(context: &Context<'a>) -> impl Iterator<Item = &'a Manifest> {
