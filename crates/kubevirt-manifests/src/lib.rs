@@ -5,6 +5,7 @@
 
 pub mod config;
 mod crds;
+pub mod customize;
 mod operator;
 mod rbac;
 mod set;
@@ -19,15 +20,17 @@ pub use crds::crd;
 pub use operator::{ACCOUNT_OPERATOR, kubevirt_object, operator_objects};
 pub use set::{DecodeError, Manifest, ManifestSet, manifest_hash};
 
-/// Every object that virt-operator applies for a release.
+/// Every object that virt-operator applies for a release. A customization that [`customize::check`] refuses is left
+/// out as a whole: whoever takes a config from outside asks there first.
 pub fn manifests(config: &InstallConfig) -> ManifestSet {
+    let workloads = customize::workloads(config).unwrap_or_else(|_| workloads::workloads(config));
     let crds = Kind::ALL
         .into_iter()
         .filter(|kind| *kind != Kind::KubeVirt && kind.exists_in(&config.release))
         .map(|kind| crd(kind, &config.release));
     let manifests = crds
         .chain(rbac::rbac(config))
-        .chain(workloads::workloads(config))
+        .chain(workloads)
         .chain(webhooks::webhooks(config))
         .map(|body| Manifest::managed(body, config))
         .collect();
