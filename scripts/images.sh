@@ -1,6 +1,7 @@
 #!/bin/bash
 # images.sh: builds every component's image for both releases, and brings them into the cluster.
 # A release's image holds the same binary as the other's; what differs is /etc/kubevirt-release.
+# Versions that are broken on purpose are made of them for make e2e SUITE=faults: images/faulty/faults.
 # On the kind cluster the images are loaded into the nodes; elsewhere they are pushed to IMAGE_REGISTRY.
 # BINARIES=DIR takes the binaries from there instead of building them.
 set -euo pipefail
@@ -25,7 +26,8 @@ build_binaries() {
   ln -sf virtctl "$CACHE/bin/kubectl-virt" # kubectl virt
 }
 
-# build TAG DOCKERFILE FILE...: an image of just these files, unless the tag's image is of the same ones already.
+# build TAG DOCKERFILE FILE...: an image of just these files (and of image GOOD, where that is set), unless the tag's
+# image is of the same ones already.
 build() {
   local tag=$1 dockerfile=$2 context key
   shift 2
@@ -33,7 +35,7 @@ build() {
   [[ $(docker image inspect -f '{{.Config.Labels.key}}' "$tag" 2>/dev/null) != "${key%% *}" ]] || return 0
   context=$(mktemp -d)
   cp -r "$dockerfile" "$@" "$context/"
-  docker build -q --label "key=${key%% *}" -t "$tag" "$context" >/dev/null 2>"$CACHE/docker-build.log" || {
+  docker build -q --label "key=${key%% *}" ${GOOD:+--build-arg "GOOD=$GOOD"} -t "$tag" "$context" >/dev/null 2>"$CACHE/docker-build.log" || {
     cat "$CACHE/docker-build.log" >&2
     fail "docker build $tag"
   }
@@ -59,6 +61,35 @@ build_images() {
     build "$registry/tick-guest:$release" "$REPO/images/tick-guest/Dockerfile" "$guest/boot"
     tags+=("$registry/tick-guest:$release")
   done
+}
+
+# build_fault NAME COMPONENT FAULT...: the registry of one version that is broken on purpose.
+build_fault() {
+  local name=$1 component=$2 release=${RELEASES[-1]} fault=$CACHE/faults/$1 other good tag
+  shift 2
+  mkdir -p "$fault"
+  echo "$*" >"$fault/kubevirt-fault"
+  for other in "${components[@]}"; do
+    good=$registry/$other:$release
+    tag=$registry-fault-$name/$other:$release
+    if [[ $other != "$component" ]]; then
+      docker tag "$good" "$tag"
+    elif [[ $1 != missing ]]; then
+      docker image inspect -f '{{.Id}}' "$good" >"$fault/good"
+      GOOD=$good build "$tag" "$REPO/images/faulty/Dockerfile" "$BINARIES/faulty" "$fault/kubevirt-fault" "$fault/good"
+    else
+      continue
+    fi
+    tags+=("$tag")
+  done
+}
+
+build_faults() {
+  local words
+  say "building the versions that are broken on purpose"
+  while read -ra words; do
+    [[ -z ${words[*]} || ${words[0]} == "#" ]] || build_fault "${words[@]}"
+  done <"$REPO/images/faulty/faults"
 }
 
 # Each node keeps a list of what was loaded into it; only what isn't on every node's list is loaded.
@@ -100,6 +131,7 @@ source "$REPO/scripts/env.sh" # the engine may be ours since just now
 tags=()
 build_binaries
 build_images
+build_faults
 if [[ $CLUSTER_KIND == kind ]]; then load_images; else push_images; fi
 docker images --format 'table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.Size}}' | grep -E "^(REPOSITORY|$registry/)"
 docker image prune -f >/dev/null # what these tags named before

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use kubevirt_types::Release;
 use serde_json::json;
-use tokio::sync::watch;
 
+use crate::clock::MachineClock;
 use crate::cluster::Cluster;
 use crate::observer::{Observer, UPDATE_ORDER, order, order_complaint};
 use crate::probe::{Probes, Tally};
@@ -320,31 +320,4 @@ async fn demands(
         accepted.err().unwrap_or_else(|| "accepted".into()),
     ));
     Ok(demands)
-}
-
-/// Measures how late this machine is with a timer: what its own load explains.
-struct MachineClock {
-    stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<u64>,
-}
-
-impl MachineClock {
-    fn start() -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            let mut latest = 0;
-            while !*stopped.borrow() {
-                let begun = Instant::now();
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                latest = latest.max(begun.elapsed().as_millis() as u64 - 100);
-            }
-            latest
-        });
-        Self { stop, task }
-    }
-
-    async fn finish(self) -> anyhow::Result<u64> {
-        self.stop.send_replace(true);
-        Ok(self.task.await?)
-    }
 }

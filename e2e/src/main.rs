@@ -3,16 +3,22 @@
 //! Owns nothing of the product: it talks to it as a person would, through the Kubernetes API.
 
 mod audit;
+mod clock;
 mod cluster;
 mod console;
+mod coverage;
 mod demo;
+mod event;
+mod node;
 mod observer;
 mod probe;
 mod product;
 mod report;
+mod rights;
 mod suite;
 mod tests;
 mod ticks;
+mod virtctl;
 mod vm;
 mod wait;
 
@@ -45,6 +51,9 @@ enum Command {
     Suite {
         /// Its name.
         name: String,
+        /// Of tests that try one case after another: only those whose name contains this.
+        #[arg(long)]
+        case: Option<String>,
     },
 }
 
@@ -53,8 +62,8 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let outcome = match Arguments::parse().command {
         Command::Demo { report } => demo::run(&report).await,
-        Command::Test { only } => suite::run("core", only.as_deref()).await,
-        Command::Suite { name } => suite::run(&name, None).await,
+        Command::Test { only } => suite::run("core", only.as_deref(), None).await,
+        Command::Suite { name, case } => suite::run(&name, None, case).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

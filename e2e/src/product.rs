@@ -18,6 +18,10 @@ pub const NAMESPACE: &str = labels::DEFAULT_NAMESPACE;
 /// An update of a small cluster takes about a minute; a machine under load takes longer.
 pub const UPDATE_LIMIT: Duration = Duration::from_secs(420);
 
+/// For how long a new pod must have been good here before the next is replaced. The default of 40 s is for clusters
+/// whose new version may be bad; tests with a good one would only wait. Faults that show late are tried with the default.
+pub const SOAK_SECONDS: u32 = 5;
+
 /// The product on a cluster.
 #[derive(Clone)]
 pub struct Product {
@@ -36,9 +40,23 @@ impl Product {
         self.cluster.apply_file(&format!("manifests/{release}/kubevirt-operator.yaml")).await
     }
 
-    /// Applies `kubevirt-cr.yaml` of a release.
+    /// Applies `kubevirt-cr.yaml` of a release, with a short soak.
     pub async fn apply_object(&self, release: &Release) -> anyhow::Result<()> {
-        self.cluster.apply_file(&format!("manifests/{release}/kubevirt-cr.yaml")).await
+        for mut object in self.cluster.objects(&format!("manifests/{release}/kubevirt-cr.yaml"))? {
+            object["spec"]["updateStrategy"] = json!({"soakSeconds": SOAK_SECONDS});
+            self.cluster.apply(&object).await?;
+        }
+        Ok(())
+    }
+
+    /// Patches the spec as `kubectl patch --type=merge` does.
+    pub async fn patch_spec(&self, spec: Value) -> anyhow::Result<()> {
+        let patch = json!({"spec": spec});
+        self.objects
+            .patch("kubevirt", &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .with_context(|| format!("patching KubeVirt with {patch}"))?;
+        Ok(())
     }
 
     /// The one-line patch of `spec.imageTag`.
@@ -54,9 +72,16 @@ impl Product {
 
     /// Removes `spec.imageTag`: the version is locked to the operator's again.
     pub async fn unset_tag(&self) -> anyhow::Result<()> {
-        let patch = json!({"spec": {"imageTag": null}});
-        self.objects.patch("kubevirt", &PatchParams::default(), &Patch::Merge(patch)).await?;
-        Ok(())
+        self.patch_spec(json!({"imageTag": null})).await
+    }
+
+    /// Takes all back that a test may have set: the version is locked to the operator's, the components are as shipped.
+    pub async fn unset_all(&self) -> anyhow::Result<()> {
+        self.patch_spec(json!({
+            "imageTag": null, "imageRegistry": null, "customizeComponents": null,
+            "updateStrategy": {"onFailure": null, "soakSeconds": SOAK_SECONDS},
+        }))
+        .await
     }
 
     /// The KubeVirt object; none where nothing is installed.
@@ -90,7 +115,7 @@ impl Product {
     }
 
     /// Brings the cluster to a release whatever state it is in: operator and KubeVirt object of that release,
-    /// without imageTag.
+    /// with nothing else set.
     pub async fn bring_to(&self, release: &Release) -> anyhow::Result<()> {
         println!("  bringing KubeVirt {release} up");
         if self.object().await.is_ok_and(|object| object.is_some_and(|o| o.is_deleting())) {
@@ -98,9 +123,7 @@ impl Product {
         }
         self.apply_operator(release).await?;
         self.apply_object(release).await?;
-        if self.object().await?.is_some_and(|object| object.spec.image_tag.is_some()) {
-            self.unset_tag().await?;
-        }
+        self.unset_all().await?;
         self.wait_for_operator(release).await?;
         self.wait_for(release).await
     }

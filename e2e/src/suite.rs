@@ -17,6 +17,8 @@ pub struct Context {
     pub product: Product,
     /// A fresh namespace of its own.
     pub namespace: String,
+    /// A test that tries one case after another tries only those whose name contains this.
+    pub case: Option<String>,
 }
 
 type Run = fn(Context) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
@@ -48,7 +50,7 @@ pub(crate) use test;
 ///
 /// # Errors
 /// When a test failed, or the suite has none.
-pub async fn run(suite: &str, only: Option<&str>) -> anyhow::Result<()> {
+pub async fn run(suite: &str, only: Option<&str>, case: Option<String>) -> anyhow::Result<()> {
     let all = tests::all();
     let chosen: Vec<&Test> = all
         .iter()
@@ -68,7 +70,7 @@ pub async fn run(suite: &str, only: Option<&str>) -> anyhow::Result<()> {
     for (index, test) in chosen.iter().enumerate() {
         println!("==> [{}/{}] {}", index + 1, chosen.len(), test.name);
         let begun = Instant::now();
-        let outcome = run_one(&cluster, &product, test).await;
+        let outcome = run_one(&cluster, &product, test, case.clone()).await;
         let seconds = begun.elapsed().as_secs();
         match outcome {
             Ok(()) => {
@@ -89,10 +91,15 @@ pub async fn run(suite: &str, only: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run_one(cluster: &Cluster, product: &Product, test: &Test) -> anyhow::Result<()> {
+async fn run_one(
+    cluster: &Cluster,
+    product: &Product,
+    test: &Test,
+    case: Option<String>,
+) -> anyhow::Result<()> {
     let short = test.name.rsplit("::").next().unwrap_or(test.name);
     let namespace = cluster.namespace(short).await?;
-    let context = Context { cluster: cluster.clone(), product: product.clone(), namespace };
+    let context = Context { cluster: cluster.clone(), product: product.clone(), namespace, case };
     let outcome = (test.run)(context).await;
     cluster.remove_namespaces().await?;
     outcome

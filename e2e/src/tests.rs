@@ -1,5 +1,6 @@
 //! All end-to-end tests, in the order in which they disturb each other least.
 
+mod faults;
 mod install;
 mod lifecycle;
 mod refusals;
@@ -19,6 +20,8 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, refusals::of_an_impossible_tag),
         test!("update", core: true, refusals::of_a_changed_crd_version),
         test!("update", core: true, stored_versions::of_an_early_release),
+        test!("faults-core", core: true, faults::core),
+        test!("faults", core: false, faults::all),
         test!("update", core: true, update::by_image_tag),
         test!("update", core: true, update::rollback),
         test!("update", core: true, update::back_in_the_middle),

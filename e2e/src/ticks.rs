@@ -65,6 +65,7 @@ pub struct Record {
 /// Keeps a console open and records every tick; opens it again when it drops, and counts that.
 pub struct Recorder {
     stop: watch::Sender<bool>,
+    heard: watch::Receiver<u64>,
     task: JoinHandle<Record>,
 }
 
@@ -72,8 +73,14 @@ impl Recorder {
     /// Starts to record a guest's ticks.
     pub fn start(client: &Client, namespace: &str, vmi: &str) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(record(client.clone(), namespace.to_owned(), vmi.to_owned(), stopped));
-        Self { stop, task }
+        let (hears, heard) = watch::channel(0);
+        let task = tokio::spawn(record(client.clone(), namespace.to_owned(), vmi.to_owned(), stopped, hears));
+        Self { stop, heard, task }
+    }
+
+    /// How many ticks it has heard.
+    pub fn heard(&self) -> u64 {
+        *self.heard.borrow()
     }
 
     /// Ends it and returns what it saw.
@@ -88,6 +95,7 @@ async fn record(
     namespace: String,
     vmi: String,
     mut stopped: watch::Receiver<bool>,
+    hears: watch::Sender<u64>,
 ) -> Record {
     let mut record = Record::default();
     while !*stopped.borrow() {
@@ -96,7 +104,7 @@ async fn record(
             _ = stopped.changed() => break,
         };
         let cause = match opened {
-            Ok(socket) => match read(socket, &mut record, &mut stopped).await {
+            Ok(socket) => match read(socket, &mut record, &mut stopped, &hears).await {
                 Some(cause) => cause,
                 None => break,
             },
@@ -114,6 +122,7 @@ async fn read(
     mut socket: Socket,
     record: &mut Record,
     stopped: &mut watch::Receiver<bool>,
+    hears: &watch::Sender<u64>,
 ) -> Option<String> {
     let mut parser = Parser::default();
     loop {
@@ -131,6 +140,7 @@ async fn read(
                     arrived,
                     connection,
                 }));
+                hears.send_replace(record.ticks.len() as u64);
             }
             Some(Ok(Message::Close(frame))) => return Some(format!("closed by the server: {frame:?}")),
             Some(Ok(_)) => {}

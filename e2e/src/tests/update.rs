@@ -7,6 +7,7 @@ use kubevirt_types::{Kind, Release};
 use crate::demo::first_tick;
 use crate::observer::{Observer, order, order_complaint};
 use crate::product::UPDATE_LIMIT;
+use crate::rights::Prober;
 use crate::suite::Context;
 use crate::vm::{Incarnation, Vms};
 use crate::wait;
@@ -30,15 +31,19 @@ async fn survived(vms: &Vms, before: &Incarnation) -> anyhow::Result<()> {
     vms.delete(GUEST).await
 }
 
-/// One field patched: everything is v0.18.0, in order, and the guest is who it was.
+/// One field patched: everything is v0.18.0, in order, the guest is who it was, and at every moment who was at work could
+/// do what its release does.
 pub async fn by_image_tag(context: Context) -> anyhow::Result<()> {
     let product = &context.product;
     product.bring_to(&Release::V0_17_0).await?;
     let (vms, before) = survivor(&context).await?;
     let observer = Observer::start(&context.cluster.client);
+    let prober = Prober::start(product, Release::V0_17_0, Release::V0_18_0);
     let begun = Timestamp::now();
     product.set_tag("v0.18.0").await?;
     product.wait_for(&Release::V0_18_0).await?;
+    let asked = prober.finish().await?;
+    println!("    the accounts' rights were asked for {asked} times");
     let pods = observer.finish().await?;
     let complaint = order_complaint(&order(&pods, &Release::V0_18_0, begun));
     ensure!(complaint.is_none(), "{complaint:?}");

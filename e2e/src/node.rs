@@ -1,0 +1,87 @@
+//! What can be done to a node itself: its kubelet stopped, a process in it killed or paused, the node cordoned.
+//!
+//! Nodes of kind are containers of this machine's Docker. On a cluster of one's own only cordoning is possible.
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::core::v1::Node as ApiNode;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::cluster::Cluster;
+
+/// Whether this machine reaches into the nodes.
+pub fn is_ours() -> bool {
+    std::env::var("CLUSTER_KIND").is_ok_and(|kind| kind == "kind")
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node(pub String);
+
+/// What is sent to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Kill,
+    Stop,
+    Continue,
+}
+
+impl Node {
+    /// Runs a command in the node.
+    async fn run(&self, command: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new("docker").arg("exec").arg(&self.0).args(command).output().await?;
+        ensure!(
+            output.status.success(),
+            "{command:?} in node {}: {}",
+            self.0,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Stops the kubelet; its containers go on.
+    pub async fn stop_kubelet(&self) -> anyhow::Result<()> {
+        self.run(&["systemctl", "stop", "kubelet"]).await.map(drop)
+    }
+
+    /// Starts the kubelet, where it doesn't run.
+    pub async fn start_kubelet(&self) -> anyhow::Result<()> {
+        self.run(&["systemctl", "start", "kubelet"]).await.map(drop)
+    }
+
+    /// Sends a signal to all processes of a pod of the control plane, which have its name in their environment.
+    pub async fn signal(&self, pod: &str, signal: Signal) -> anyhow::Result<()> {
+        let name = match signal {
+            Signal::Kill => "KILL",
+            Signal::Stop => "STOP",
+            Signal::Continue => "CONT",
+        };
+        let script = format!(
+            "found=$(grep -lzx 'POD_NAME={pod}' /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); \
+             test -n \"$found\" && kill -{name} $found && echo $found"
+        );
+        let found = self.run(&["sh", "-c", &script]).await.with_context(|| format!("signal {name}"))?;
+        ensure!(!found.trim().is_empty(), "pod {pod} has no process on node {}", self.0);
+        Ok(())
+    }
+
+    /// Says whether new pods may come to the node.
+    pub async fn cordon(&self, client: &Client, cordoned: bool) -> anyhow::Result<()> {
+        let nodes: Api<ApiNode> = Api::all(client.clone());
+        let value = cordoned.then_some(true);
+        let patch = json!({"spec": {"unschedulable": value}});
+        nodes.patch(&self.0, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Gives a node of ours back as a new cluster has it: its kubelet runs, and pods may come.
+    pub async fn restore(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        if is_ours() {
+            self.start_kubelet().await?;
+            self.cordon(&cluster.client, false).await?;
+        }
+        Ok(())
+    }
+}
