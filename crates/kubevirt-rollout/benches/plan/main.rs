@@ -90,6 +90,7 @@ const SCENES: &[Scene] = &[
         stage: Stage::Handlers,
         world: |nodes| {
             let mut world = World::installed(Release::V0_18_0, nodes);
+            world.know(&Release::V0_17_0);
             world.set_tag(&Release::V0_17_0);
             world.go(Handlers { old: nodes / 2 + nodes / 10, new: nodes / 2 });
             world

@@ -91,7 +91,7 @@ impl World {
     }
 
     /// Has a release's manifests stored.
-    fn know(&mut self, release: &Release) {
+    pub fn know(&mut self, release: &Release) {
         let config = InstallConfig {
             registry: self.observed.operator.registry.clone(),
             ..InstallConfig::of(release.clone())
