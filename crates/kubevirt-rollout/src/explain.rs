@@ -238,7 +238,9 @@ impl Seen<'_> {
             Direction::Uninstall => "uninstall".to_owned(),
             Direction::Nothing => match (from, &self.plan.target) {
                 (Some(from), Some(_)) if from != to => format!("{} {from} -> {to}", self.change()),
-                (_, None) if self.open().is_some() => "the change that was on its way stands still".to_owned(),
+                (_, None) if self.open().is_some() => {
+                    "the change that was on its way stands still".to_owned()
+                }
                 (Some(from), _) => format!("{from} stays"),
                 (None, Some(_)) => format!("installation of {to}"),
                 (None, None) => "nothing is installed".to_owned(),

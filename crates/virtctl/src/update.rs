@@ -64,7 +64,8 @@ pub(crate) async fn watch(cluster: &Cluster, options: &WatchOptions) -> Result<(
                     screen.finish(&format!("KubeVirt is at {}", view.target));
                     return Ok(());
                 }
-                Outcome::Failing(message) => {
+                // Without a tag in the spec it may be another version that the operator hasn't looked at yet.
+                Outcome::Failed(message) | Outcome::Failing(message) => {
                     let since = *failing_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= FAILURE_SETTLES {
                         return Err(UpdateError::Failed(message.clone()));

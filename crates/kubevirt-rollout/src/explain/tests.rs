@@ -220,7 +220,7 @@ fn every_other_wait_says_since_when_and_what_comes_then() {
         (
             Stage::Handlers,
             WaitingOn::nodes(&[("b", at(1))].into()).unwrap(),
-            "NotReady: b since 2023-11-14T22:13:21Z: virt-handler follows when the node is back (since 22:13:21Z, \
+            "NotReady: b since 2023-11-14T22:13:21Z: what runs there follows when the node is back (since 22:13:21Z, \
              40 s); at 22:14:21Z nobody waits for them any more",
         ),
         (

@@ -98,3 +98,90 @@ fn list(text: &mut String, title: &str, lines: impl ExactSizeIterator<Item = Str
 fn line(text: &mut String, line: &str) {
     writeln!(text, "{}", line.trim_end()).expect("a String takes all that is written");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubevirt_rollout::explain::{Explanation, StageRow, State, StepRow};
+    use serde_json::{Value, json};
+
+    fn document() -> Document {
+        let row = |stage: &str, about, state| StageRow { stage: stage.into(), about, state };
+        let line = "update v0.17.0 -> v0.18.0: virt-handler: 0 of 2 ready".to_owned();
+        Document {
+            kind: "UpdatePlan",
+            image_tag: Some("v0.18.0".into()),
+            overview: Overview {
+                direction: "Update",
+                from: Some("v0.17.0".into()),
+                to: Some("v0.18.0".into()),
+                stage: "Handlers".into(),
+                stages: vec![
+                    row("Services", "Services and disruption budgets", StageState::Done),
+                    row("Handlers", "virt-handler, one node first", StageState::Now),
+                    row("Controllers", "virt-controller", StageState::ToCome),
+                ],
+                steps: vec![StepRow {
+                    action: "apply",
+                    object: None,
+                    text: "apply DaemonSet kubevirt/virt-handler".into(),
+                }],
+                waiting_for: vec![Wait {
+                    reason: "HandlersNotReady",
+                    message: "virt-handler: 0 of 2 ready".into(),
+                    cause: None,
+                    nodes: vec!["a".into(), "b".into()],
+                    since: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+                    until: None,
+                    next: "then virt-controller".into(),
+                }],
+                failed: None,
+                explanation: Explanation {
+                    line: line.clone(),
+                    state: State::InProgress,
+                    subject: line,
+                    what: None,
+                    nodes: vec![],
+                    since: None,
+                    until: None,
+                    next: None,
+                },
+            },
+            notes: vec!["you may not list secrets".into()],
+        }
+    }
+
+    #[test]
+    fn a_person_sees_the_order_the_writes_and_the_waits() {
+        let expected = "\
+Direction  Update
+Version    v0.17.0 -> v0.18.0
+Stage      Handlers
+
+  done     Services        Services and disruption budgets
+  now      Handlers        virt-handler, one node first
+  to come  Controllers     virt-controller
+
+Written next (1)
+  apply DaemonSet kubevirt/virt-handler
+
+Waiting for (1)
+  virt-handler: 0 of 2 ready (since 2026-01-01T00:00:00Z; nodes a, b): then virt-controller
+
+Notes (1)
+  you may not list secrets
+
+update v0.17.0 -> v0.18.0: virt-handler: 0 of 2 ready";
+        assert_eq!(text(&document()), expected);
+    }
+
+    #[test]
+    fn json_and_yaml_are_the_same_document() {
+        let json: Value = serde_json::from_str(&written(&document(), Output::Json).unwrap()).unwrap();
+        let yaml: Value = serde_saphyr::from_str(&written(&document(), Output::Yaml).unwrap()).unwrap();
+        assert_eq!(json, yaml);
+        assert_eq!((&json["kind"], &json["imageTag"]), (&json!("UpdatePlan"), &json!("v0.18.0")));
+        assert_eq!(json["stages"][2]["state"], "ToCome");
+        assert_eq!(json["waitingFor"][0]["nodes"], json!(["a", "b"]));
+    }
+}

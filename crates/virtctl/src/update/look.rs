@@ -172,3 +172,6 @@ async fn unlabelled(client: &Client, keys: &[ObjectKey]) -> BTreeMap<ObjectKey, 
     let found = keys.iter().zip(asked).filter_map(|(key, object)| Some((key.clone(), object.ok()??)));
     found.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,17 +9,21 @@ use kubevirt_types::labels::APP;
 
 use super::progress::{COMPONENTS, OPERATOR, Seen};
 
+/// The KubeVirt object; none where there is none, or not even its kind.
+pub(super) async fn installation(client: &Client) -> Result<Option<KubeVirt>, kube::Error> {
+    let all: Api<KubeVirt> = Api::all(client.clone());
+    let installations = match all.list(&ListParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+        other => other?,
+    };
+    // The operator refuses a second one, so the oldest is the one.
+    Ok(installations.items.into_iter().min_by_key(|kv| kv.metadata.creation_timestamp.clone()))
+}
+
 /// The installation; none where there is no KubeVirt object.
 pub(super) async fn observe(client: &Client) -> Result<Option<Seen>, kube::Error> {
+    let Some(kubevirt) = installation(client).await? else { return Ok(None) };
     let everywhere = ListParams::default();
-    let all: Api<KubeVirt> = Api::all(client.clone());
-    // The operator refuses a second one, so the oldest is the one.
-    let installations = all.list(&everywhere).await?;
-    let Some(kubevirt) =
-        installations.items.into_iter().min_by_key(|kv| kv.metadata.creation_timestamp.clone())
-    else {
-        return Ok(None);
-    };
     let namespace = kubevirt.namespace().to_owned();
     let names = format!("{APP} in ({},{OPERATOR})", COMPONENTS.join(","));
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);

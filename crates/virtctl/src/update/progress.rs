@@ -4,8 +4,8 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubevirt_types::condition::{Condition, ConditionStatus};
-use kubevirt_types::kubevirt::KubeVirtStatus;
-use kubevirt_types::labels::{APP, TEMPLATE_HASH};
+use kubevirt_types::kubevirt::{FailedUpdate, KubeVirtStatus, OnFailure};
+use kubevirt_types::labels::{APP, RETRY_UPDATE, TEMPLATE_HASH};
 use kubevirt_types::{KubeVirt, Release};
 
 /// What an update replaces, in its order.
@@ -55,21 +55,29 @@ pub(super) enum Outcome {
     Done,
     /// The operator has given up, for the reason that it gives.
     Failing(String),
+    /// The target has failed, and the previous version is back or everything stands still.
+    Failed(String),
 }
 
 pub(super) fn view(seen: &Seen) -> View {
     let status = seen.kubevirt.status.clone().unwrap_or_default();
     let target = status.target_kube_virt_version.clone().unwrap_or_default();
     let observed = status.observed_kube_virt_version.clone();
-    let title = match observed {
-        Some(observed) if observed == target => format!("KubeVirt {target}"),
-        Some(observed) => format!("KubeVirt {observed} -> {target}"),
-        None => format!("KubeVirt -> {target}"),
+    let given_up = failed(seen, &status)
+        .filter(|failed| status.target_deployment_id.as_ref() != Some(&failed.deployment_id));
+    let title = match (observed, given_up) {
+        (_, Some(failed)) if failed.version == target => {
+            format!("KubeVirt {target}: the change failed, back to what ran before")
+        }
+        (_, Some(failed)) => format!("KubeVirt {} failed, back to {target}", failed.version),
+        (Some(observed), None) if observed == target => format!("KubeVirt {target}"),
+        (Some(observed), None) => format!("KubeVirt {observed} -> {target}"),
+        (None, None) => format!("KubeVirt -> {target}"),
     };
     let outcome = outcome(seen, &status);
     let waiting = match outcome {
         Outcome::Done => vec![],
-        Outcome::GoingOn | Outcome::Failing(_) => waiting(seen, &status),
+        Outcome::GoingOn | Outcome::Failing(_) | Outcome::Failed(_) => waiting(seen, &status),
     };
     let rows = COMPONENTS.map(|component| row(seen, &status, component)).into();
     View { title, target, rows, waiting, outcome }
@@ -78,6 +86,9 @@ pub(super) fn view(seen: &Seen) -> View {
 fn outcome(seen: &Seen, status: &KubeVirtStatus) -> Outcome {
     let condition = |type_| find(status, type_).map(|condition| condition.status);
     let settled = condition("Progressing") == Some(ConditionStatus::False);
+    if let Some(failed) = failed(seen, status) {
+        return given_up(failed, status, settled);
+    }
     if settled && condition("Degraded") == Some(ConditionStatus::True) {
         let message = find(status, "Degraded").and_then(|condition| condition.message.clone());
         return Outcome::Failing(message.unwrap_or_else(|| "KubeVirt is degraded".into()));
@@ -90,6 +101,34 @@ fn outcome(seen: &Seen, status: &KubeVirtStatus) -> Outcome {
         Outcome::Done
     } else {
         Outcome::GoingOn
+    }
+}
+
+/// The failure of what the spec asks for. One of another tag, or before another try was asked for, is over.
+fn failed<'a>(seen: &Seen, status: &'a KubeVirtStatus) -> Option<&'a FailedUpdate> {
+    let failed = status.failed_update.as_ref()?;
+    let retry = seen.kubevirt.metadata.annotations.as_ref().and_then(|all| all.get(RETRY_UPDATE));
+    let release = |tag: &str| tag.parse::<Release>().ok();
+    let tag = seen.kubevirt.spec.image_tag.as_deref().and_then(release);
+    let other = tag.is_some_and(|tag| Some(tag) != release(&failed.version));
+    (failed.retry.as_ref() == retry && !other).then_some(failed)
+}
+
+/// What came of a failure: nothing moves, or the previous version comes back, or is back.
+fn given_up(failed: &FailedUpdate, status: &KubeVirtStatus, settled: bool) -> Outcome {
+    let FailedUpdate { version, component, cause, .. } = failed;
+    let back = settled && status.target_deployment_id == status.observed_deployment_id;
+    match failed.action {
+        OnFailure::Pause => Outcome::Failed(format!(
+            "{version} failed, and the update is paused at {component}: {cause}; virtctl update retry tries again"
+        )),
+        OnFailure::Rollback if back => {
+            let previous = status.observed_kube_virt_version.as_deref().unwrap_or_default();
+            Outcome::Failed(format!(
+                "{version} failed, and {previous} is back: {cause}; virtctl update retry tries again"
+            ))
+        }
+        OnFailure::Rollback => Outcome::GoingOn,
     }
 }
 

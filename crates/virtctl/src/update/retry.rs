@@ -1,12 +1,13 @@
 //! `update retry`: asks for another try of a version that has failed.
 
 use jiff::Timestamp;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams};
 use kubevirt_types::KubeVirt;
 use kubevirt_types::kubevirt::FailedUpdate;
 use kubevirt_types::labels::RETRY_UPDATE;
 use serde_json::{Value, json};
 
+use super::observe::installation;
 use crate::cluster::{Cluster, words};
 use crate::terminal::say;
 
@@ -30,11 +31,8 @@ pub(crate) enum RetryError {
 
 /// Asks for another try.
 pub(crate) async fn retry(cluster: &Cluster) -> Result<(), RetryError> {
-    let all: Api<KubeVirt> = Api::all(cluster.client.clone());
     let look = |error| RetryError::Look(Box::new(error));
-    let installations = all.list(&ListParams::default()).await.map_err(look)?;
-    let oldest = installations.items.into_iter().min_by_key(|kv| kv.metadata.creation_timestamp.clone());
-    let kubevirt = oldest.ok_or(RetryError::NotInstalled)?;
+    let kubevirt = installation(&cluster.client).await.map_err(look)?.ok_or(RetryError::NotInstalled)?;
     let failed = failed(&kubevirt)?;
     let patch = Patch::Merge(request(&kubevirt, Timestamp::now()));
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };

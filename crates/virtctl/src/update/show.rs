@@ -49,7 +49,7 @@ pub(crate) async fn plan(cluster: &Cluster, options: &PlanOptions) -> Result<(),
 /// Whether the API server would take the change of the spec that is planned for.
 fn admitted(look: &Look) -> Result<(), ShowError> {
     let Some(planned) = &look.observed.kubevirt else { return Ok(()) };
-    let errors = validate_update(&look.stored, planned);
+    let errors = validate_update(&look.stored, planned, &look.observed.operator);
     if errors.is_empty() { Ok(()) } else { Err(ShowError::NotAdmitted(errors)) }
 }
 

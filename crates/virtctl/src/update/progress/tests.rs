@@ -108,3 +108,56 @@ fn what_the_operator_gave_up_is_failing_with_its_words() {
     let view = view(&seen(2, status(("old", 1), "new", &conditions), &[]));
     assert_eq!(view.outcome, Outcome::Failing("no image v9.9.9".into()));
 }
+
+fn failed(action: &str) -> Value {
+    json!({
+        "deploymentID": "new", "version": "v0.18.0", "component": "virt-handler", "node": "a", "cause": "pod h crashes",
+        "at": "2026-01-01T00:00:00Z", "action": action,
+    })
+}
+
+#[test]
+fn a_version_that_fails_is_seen_to_go_and_then_is_a_failure() {
+    let message =
+        "Transitioning from previous version v0.18.0 to target version v0.17.0: waiting for another try";
+    let mut returning =
+        status(("old", 1), "old", &[("Progressing", "True", message), ("Degraded", "True", message)]);
+    returning["failedUpdate"] = failed("Rollback");
+    let pods = [("virt-handler", "new", "False"), ("virt-handler", "old", "True")];
+    let shown = view(&seen(2, returning.clone(), &pods));
+    assert_eq!(shown.title, "KubeVirt v0.18.0 failed, back to v0.17.0");
+    assert_eq!((shown.outcome, shown.waiting), (Outcome::GoingOn, vec!["another try".into()]));
+    assert_eq!(shown.rows[0], Row { component: "virt-handler", updated: 1, wanted: 2, old: 1 });
+
+    returning["conditions"] =
+        json!([{"type": "Progressing", "status": "False"}, {"type": "Degraded", "status": "True"}]);
+    let expected = "v0.18.0 failed, and v0.17.0 is back: pod h crashes; virtctl update retry tries again";
+    assert_eq!(view(&seen(2, returning.clone(), &[])).outcome, Outcome::Failed(expected.into()));
+
+    let mut retried = seen(2, returning.clone(), &[]);
+    retried.kubevirt.metadata.annotations =
+        Some([("kubevirt.io/retry-update".to_owned(), "now".to_owned())].into());
+    assert!(!matches!(view(&retried).outcome, Outcome::Failed(_)), "another try was asked for");
+    let mut another = seen(2, returning, &[]);
+    another.kubevirt.spec.image_tag = Some("v0.17.0".into());
+    assert!(!matches!(view(&another).outcome, Outcome::Failed(_)), "another version was asked for");
+}
+
+#[test]
+fn a_pause_is_a_failure_with_its_place() {
+    let mut paused = status(("old", 1), "new", &[("Progressing", "False", "x"), ("Degraded", "True", "x")]);
+    paused["failedUpdate"] = failed("Pause");
+    let shown = view(&seen(2, paused, &[]));
+    assert_eq!(shown.title, "KubeVirt v0.17.0 -> v0.18.0");
+    let expected = "v0.18.0 failed, and the update is paused at virt-handler: pod h crashes; virtctl update retry tries again";
+    assert_eq!(shown.outcome, Outcome::Failed(expected.into()));
+}
+
+#[test]
+fn settings_that_fail_have_no_other_version_to_go_back_to() {
+    let mut returning = status(("old", 1), "old", &[("Progressing", "True", "x")]);
+    returning["failedUpdate"] = failed("Rollback");
+    returning["failedUpdate"]["version"] = json!("v0.17.0");
+    let shown = view(&seen(2, returning, &[]));
+    assert_eq!(shown.title, "KubeVirt v0.17.0: the change failed, back to what ran before");
+}
