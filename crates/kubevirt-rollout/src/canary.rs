@@ -64,10 +64,12 @@ impl Canary {
         if let (Some(cause), true) = (failed.next(), failed.count() + 1 > tolerated) {
             return Self::Failed { cause: cause.clone() };
         }
-        if progress.rolled(view) {
+        let rolled = progress.rolled(view);
+        let nobody = progress.wanted == 0 && progress.unreachable == 0;
+        if rolled && (proved || nobody || !context.is_trial()) {
             return Self::Done;
         }
-        if progress.outdated.is_empty() || proved {
+        if !rolled && (progress.outdated.is_empty() || proved) {
             return Self::Spreading { ready: progress.ready.len(), of: progress.wanted };
         }
         let first =
@@ -108,10 +110,10 @@ pub(crate) enum Strategy {
 
 impl Strategy {
     /// Writes it into the DaemonSet. Nothing is ever unavailable: a successor is there first. A node that is NotReady
-    /// takes a place of its own, so that it holds no other node's place: its pod is never available.
+    /// takes nobody's place: as its old pod isn't Ready, Kubernetes deletes it once there is a new one, and a node
+    /// whose old pod is being deleted doesn't count as a surge.
     pub fn write(self, body: &mut Value, context: &Context<'_>) {
         let (view, progress) = (context.view, context.progress(Component::Handler));
-        let unreachable = if progress.rolls() { progress.unreachable } else { 0 };
         let (surge, seconds) = match self {
             Self::One => (1, view.soak().as_secs()),
             Self::Spread => (view.policy.spread(progress.wanted), 0),
@@ -123,7 +125,7 @@ impl Strategy {
         body["spec"]["minReadySeconds"] = json!(seconds);
         body["spec"]["updateStrategy"] = json!({
             "type": "RollingUpdate",
-            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge + unreachable},
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge},
         });
     }
 }

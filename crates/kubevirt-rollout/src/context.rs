@@ -14,6 +14,7 @@ use kubevirt_types::{KubeVirt, ObjectKey, Release, gate, labels};
 use serde_json::{Value, json};
 
 use crate::drift::is_subset;
+use crate::failure;
 use crate::observed::{Node, Observed, Pod};
 use crate::order::{Class, Component, class};
 use crate::plan::Direction;
@@ -187,6 +188,16 @@ impl<'a> View<'a> {
         &self.nodes.unable_before
     }
 
+    /// Whether a node is NotReady.
+    pub fn misses_nodes(&self) -> bool {
+        self.observed.nodes.iter().any(|node| node.not_ready_since.is_some())
+    }
+
+    /// When somebody asked for another try of what has failed.
+    pub fn retried_at(&self) -> Option<Timestamp> {
+        failure::retried_at(self.kubevirt)
+    }
+
     /// When a virt-handler of this node was last deleted, if it is still there to be seen.
     pub fn handler_deleted(&self, node: &str) -> Option<Timestamp> {
         self.nodes.handler_deleted.get(node).copied()
@@ -266,6 +277,14 @@ impl<'a> Context<'a> {
     /// Whether every pod that acts is the target's, those on lost nodes included.
     pub fn handed_over(&self) -> bool {
         self.handover() == Handover::Over
+    }
+
+    /// Whether the target is still to be proved: it isn't what ran before, and something ran before.
+    pub fn is_trial(&self) -> bool {
+        match self.direction {
+            Direction::Update | Direction::Rollback | Direction::SameVersion => !self.reached_before(),
+            Direction::Nothing | Direction::Install | Direction::Steady | Direction::Uninstall => false,
+        }
     }
 
     /// Whether the target was reached before: what moves now is a node that has come back, or drift.

@@ -3,6 +3,7 @@
 //! The status remembers because a failure can't be seen again once its pods are gone. All else follows from it: while it
 //! names what the spec asks for, the deployment that was observed before is the target instead, or nothing moves.
 
+use jiff::Timestamp;
 use kubevirt_manifests::InstallConfig;
 use kubevirt_types::KubeVirt;
 use kubevirt_types::kubevirt::{FailedUpdate, OnFailure};
@@ -11,7 +12,6 @@ use kubevirt_types::labels::RETRY_UPDATE;
 use crate::canary::Canary;
 use crate::context::{Context, View};
 use crate::order::Component;
-use crate::plan::Direction;
 use crate::waiting::{Cause, WaitingOn};
 
 /// What is carried out instead of a target that has failed.
@@ -54,6 +54,11 @@ fn retry(kubevirt: &KubeVirt) -> Option<String> {
     kubevirt.metadata.annotations.as_ref()?.get(RETRY_UPDATE).cloned()
 }
 
+/// When somebody asked for another try: what went wrong before that doesn't count any more.
+pub(crate) fn retried_at(kubevirt: &KubeVirt) -> Option<Timestamp> {
+    retry(kubevirt)?.parse().ok()
+}
+
 fn asked(kubevirt: &KubeVirt) -> OnFailure {
     kubevirt.spec.update_strategy.as_ref().and_then(|strategy| strategy.on_failure).unwrap_or_default()
 }
@@ -67,13 +72,8 @@ pub(crate) fn said(view: View<'_>, failed: Option<&FailedUpdate>) -> Option<Wait
 /// The failure that shows in the pods now, where there is something to come back to.
 pub(crate) fn found(context: &Context<'_>) -> Option<FailedUpdate> {
     let view = context.view;
-    let moves = match context.direction {
-        Direction::Update | Direction::Rollback | Direction::SameVersion => true,
-        Direction::Nothing | Direction::Install | Direction::Steady | Direction::Uninstall => false,
-    };
     let target = &context.target.config;
-    let previous = view.status()?.observed_deployment_id.as_deref()?;
-    if !moves || previous == target.id() {
+    if !context.is_trial() || view.status()?.observed_deployment_id.is_none() {
         return None;
     }
     let (component, cause) = Component::ALL

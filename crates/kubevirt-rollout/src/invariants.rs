@@ -234,10 +234,9 @@ impl<'a> Facts<'a> {
                 .filter(handlers)
                 .filter(|pod| pod.template_hash.as_deref() != hash && self.reachable(pod))
         };
-        let unreachable = self.observed.nodes.iter().filter(|node| node.not_ready_since.is_some()).count();
         let nodes: BTreeSet<_> =
             self.acting(Component::Handler).filter_map(|pod| pod.node.as_ref()).collect();
-        if surge > nodes.len().div_ceil(10).max(1) + unreachable {
+        if surge > nodes.len().div_ceil(10).max(1) {
             return Some(format!("maxSurge would be {surge} on {} nodes", nodes.len()));
         }
         let soak = self.soak();
@@ -248,7 +247,7 @@ impl<'a> Facts<'a> {
                 && !others().any(|other| other.node == pod.node)
         });
         let waits = manifest.body["spec"]["minReadySeconds"].as_i64().unwrap_or(0) >= soak.as_secs();
-        if healthy || others().next().is_none() || (surge <= 1 + unreachable && waits) {
+        if healthy || others().next().is_none() || (surge <= 1 && waits) {
             return None;
         }
         Some(format!(

@@ -128,12 +128,12 @@ impl<'a> Progress<'a> {
         !(self.object_absent || self.object_current) || !self.outdated.is_empty()
     }
 
-    /// Whether every wanted pod is the target's and serves; nodes that are lost are not waited for.
+    /// Whether every wanted pod is the target's and serves. Nodes that are lost are not waited for, unless all are.
     pub fn rolled(&self, view: View<'_>) -> bool {
         self.object_current
             && self.object_seen
             && self.outdated.is_empty()
-            && self.ready.len() >= self.wanted
+            && self.ready.len() >= self.wanted.max(usize::from(self.unreachable > 0))
             && self.away.values().all(|since| view.is_lost(*since))
     }
 

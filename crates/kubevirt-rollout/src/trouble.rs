@@ -13,20 +13,26 @@ const SCHEDULING: SignedDuration = SignedDuration::from_secs(10);
 /// must be in charge of it.
 pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause> {
     let policy = view.policy;
-    let since = pod.unready_since.unwrap_or(pod.created);
+    let begins = |at: Timestamp| view.retried_at().map_or(at, |retried| at.max(retried));
+    let (created, since) = (begins(pod.created), begins(pod.unready_since.unwrap_or(pod.created)));
     let after = |since: Timestamp, limit: SignedDuration| since.saturating_add(limit).unwrap_or(view.now);
     let (message, since, fails_at) = if let Some((crash, hopeless)) = crashes(pod, view) {
-        let fails_at = if hopeless { crash.at } else { after(pod.created, policy.pod_deadline) };
+        let fails_at = if hopeless { crash.at } else { after(created, policy.pod_deadline) };
         (format!("container {} crashes: {}", crash.container, crash.message), crash.at, fails_at)
     } else if pod.serves() {
         let (message, since) = not_schedulable(pod, view).filter(|_| in_charge)?;
+        let since = begins(since);
         (message, since, after(since, policy.schedulable_deadline))
     } else {
         let late = view.now >= after(since, policy.pod_deadline);
         let seconds = policy.pod_deadline.as_secs();
         match &pod.trouble {
             Some(trouble) if trouble.image_missing() => {
-                (said(trouble), pod.created, after(pod.created, policy.image_deadline))
+                (said(trouble), created, after(created, policy.image_deadline))
+            }
+            // that there is no room is not the new version's fault while nodes are missing
+            Some(trouble) if trouble.container.is_none() && view.misses_nodes() => {
+                (said(trouble), since, after(view.now, policy.pod_deadline))
             }
             Some(trouble) if trouble.container.is_some() || view.now >= after(pod.created, SCHEDULING) => {
                 (said(trouble), since, after(since, policy.pod_deadline))
@@ -50,7 +56,7 @@ pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause>
 /// The crash that counts, and whether there is no more hope for it. One at the start may be bad luck; one after the start,
 /// or one more, is the new version's fault.
 fn crashes<'p>(pod: &'p Pod, view: View<'_>) -> Option<(&'p Crash, bool)> {
-    let crash = pod.crash.as_ref()?;
+    let crash = pod.crash.as_ref().filter(|crash| view.retried_at().is_none_or(|at| crash.at > at))?;
     let policy = view.policy;
     let forgiven = pod.ready_since.is_some_and(|since| view.now.duration_since(since) >= policy.forgiven);
     let late = crash.at.duration_since(pod.created) >= policy.startup;
@@ -190,7 +196,7 @@ mod tests {
                 View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
             cause(&pod, view, true).map(|cause| (cause.since, cause.fails_at))
         };
-        let since = Some((at(50), at(95)));
+        let since = Some((at(50), at(80)));
         assert_eq!(check(Some("h"), Some("true"), 60), None);
         assert_eq!(check(None, Some("true"), 60), None, "an old release names nobody");
         assert_eq!(check(Some("old"), Some("true"), 60), since, "its predecessor was the last to say so");

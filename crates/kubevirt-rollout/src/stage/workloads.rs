@@ -16,6 +16,9 @@ use crate::waiting::WaitingOn;
 /// The API server keeps times in whole seconds.
 const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
 
+/// Kubernetes' own progressDeadlineSeconds. The API server takes no Deployment whose minReadySeconds are more.
+const PROGRESS_DEADLINE: SignedDuration = SignedDuration::from_mins(10);
+
 /// virt-handler: on one node first, then everywhere.
 pub(crate) fn handlers(context: &Context<'_>) -> Outcome {
     let (view, progress) = (context.view, context.progress(Component::Handler));
@@ -35,7 +38,7 @@ pub(crate) fn handlers(context: &Context<'_>) -> Outcome {
         manifest.body["metadata"]["annotations"][labels::UNABLE_NODES] = json!(unable);
     }
     view.ensure(&manifest.rehashed(), &mut outcome);
-    if !progress.rolled(view) || frozen {
+    if canary != Canary::Done || frozen {
         let node = match canary {
             Canary::Trying { node, .. } => node,
             Canary::NotStarted | Canary::Spreading { .. } | Canary::Done | Canary::Failed { .. } => None,
@@ -91,6 +94,7 @@ pub(crate) fn deployment(context: &Context<'_>, component: Component) -> Outcome
     let frozen = context.paused.is_some_and(|failed| failed.component == component.name());
     let mut manifest = with_template_hash(manifest);
     manifest.body["spec"]["minReadySeconds"] = json!(view.soak().as_secs());
+    manifest.body["spec"]["progressDeadlineSeconds"] = json!((view.soak() + PROGRESS_DEADLINE).as_secs());
     manifest.body["spec"]["paused"] = json!(frozen);
     view.ensure(&manifest.rehashed(), &mut outcome);
     if !progress.rolled(view) || frozen {
