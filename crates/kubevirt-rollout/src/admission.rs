@@ -5,15 +5,22 @@
 use std::fmt;
 
 use jiff::SignedDuration;
+use kubevirt_manifests::customize::Refusal;
 use kubevirt_types::KubeVirt;
-use kubevirt_types::Release;
 use kubevirt_types::kubevirt::{CertConfig, KubeVirtPhase, UninstallStrategy};
+use serde_json::Value;
+use serde_path_to_error::Segment;
 
 use crate::duration;
+use crate::observed::Operator;
 use crate::stage::certificates::{CA_DURATION, LEAF_DURATION, Validity};
+use crate::target::{TargetError, resolve};
 
 /// The pull policies that Kubernetes knows.
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+
+/// The longest soak. A Deployment that waits for it must not look as if it didn't progress.
+const MAX_SOAK_SECONDS: u32 = 3600;
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +62,12 @@ impl FieldError {
     }
 }
 
+impl From<Refusal> for FieldError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Invalid { field: refusal.field, value: refusal.value, detail: refusal.cause.to_string() }
+    }
+}
+
 fn invalid(field: &str, value: &str, detail: impl Into<String>) -> FieldError {
     FieldError::Invalid { field: field.to_owned(), value: value.to_owned(), detail: detail.into() }
 }
@@ -63,8 +76,25 @@ fn forbidden(detail: impl Into<String>) -> FieldError {
     FieldError::Forbidden { detail: detail.into() }
 }
 
+/// Reads a KubeVirt object.
+///
+/// # Errors
+/// The field that can't be read, what it says, and what is expected.
+pub fn read(object: &Value) -> Result<KubeVirt, FieldError> {
+    serde_path_to_error::deserialize(object).map_err(|error| {
+        let found = error.path().iter().try_fold(object, |found, step| match step {
+            Segment::Map { key } => found.get(key),
+            Segment::Seq { index } => found.get(index),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        });
+        let value = found.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        invalid(&error.path().to_string(), &value.unwrap_or_default(), error.inner().to_string())
+    })
+}
+
 /// A new KubeVirt object. `existing` says whether there is one anywhere in the cluster.
-pub fn validate_create(new: &KubeVirt, existing: bool, install_namespace: &str) -> Vec<FieldError> {
+pub fn validate_create(new: &KubeVirt, existing: bool, operator: &Operator) -> Vec<FieldError> {
+    let install_namespace = operator.namespace.as_str();
     let mut errors = Vec::new();
     if existing {
         errors.push(forbidden("Kubevirt is already created"));
@@ -76,13 +106,13 @@ pub fn validate_create(new: &KubeVirt, existing: bool, install_namespace: &str) 
             format!("the operator runs in namespace {install_namespace}: create the KubeVirt object there"),
         ));
     }
-    errors.extend(validate_spec(new));
+    errors.extend(validate_spec(new, operator));
     errors
 }
 
 /// A changed KubeVirt object. One that is being deleted may always change: its finalizers have to go.
-pub fn validate_update(old: &KubeVirt, new: &KubeVirt) -> Vec<FieldError> {
-    if new.is_deleting() || old.spec == new.spec { vec![] } else { validate_spec(new) }
+pub fn validate_update(old: &KubeVirt, new: &KubeVirt, operator: &Operator) -> Vec<FieldError> {
+    if new.is_deleting() || old.spec == new.spec { vec![] } else { validate_spec(new, operator) }
 }
 
 /// How many workloads there are; none when they couldn't be counted.
@@ -120,13 +150,23 @@ pub fn validate_delete(old: &KubeVirt, workloads: Workloads) -> Vec<FieldError> 
     refusal.map(forbidden).into_iter().collect()
 }
 
-fn validate_spec(kubevirt: &KubeVirt) -> Vec<FieldError> {
+fn validate_spec(kubevirt: &KubeVirt, operator: &Operator) -> Vec<FieldError> {
     let spec = &kubevirt.spec;
     let mut errors = Vec::new();
-    if let Some(tag) = spec.image_tag.as_deref().filter(|tag| !tag.is_empty())
-        && tag.parse::<Release>().is_err()
-    {
-        errors.push(invalid("spec.imageTag", tag, "expected a semantic version such as v0.18.0"));
+    match resolve(spec, operator) {
+        Ok(_) => {}
+        Err(TargetError::ImageTag { source }) => {
+            errors.push(invalid("spec.imageTag", &source.tag, "expected a semantic version such as v0.18.0"));
+        }
+        Err(TargetError::Customize { refusals }) => errors.extend(refusals.into_iter().map(FieldError::from)),
+    }
+    let soak = spec.update_strategy.as_ref().and_then(|strategy| strategy.soak_seconds);
+    if let Some(soak) = soak.filter(|soak| *soak > MAX_SOAK_SECONDS) {
+        errors.push(invalid(
+            "spec.updateStrategy.soakSeconds",
+            &soak.to_string(),
+            format!("expected at most {MAX_SOAK_SECONDS} seconds"),
+        ));
     }
     if let Some(registry) = &spec.image_registry
         && (registry.chars().any(char::is_whitespace) || registry.ends_with('/'))
@@ -197,6 +237,7 @@ fn validate_certificates(ca: Option<&CertConfig>, server: Option<&CertConfig>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_types::Release;
     use kubevirt_types::kubevirt::{CertificateRotateStrategy, KubeVirtStatus, SelfSigned};
     use serde_json::json;
 
@@ -205,6 +246,10 @@ mod tests {
             "metadata": {"name": "kubevirt", "namespace": "kubevirt"}, "spec": spec,
         }))
         .unwrap()
+    }
+
+    fn operator() -> Operator {
+        Operator { release: Release::V0_18_0, registry: "registry".into(), namespace: "kubevirt".into() }
     }
 
     fn texts(errors: &[FieldError]) -> Vec<String> {
@@ -237,6 +282,34 @@ mod tests {
                         .into(),
                 ],
             ),
+            (json!({"updateStrategy": {"onFailure": "Pause", "soakSeconds": 3600}}), vec![]),
+            (
+                json!({"updateStrategy": {"soakSeconds": 3601}}),
+                vec!["spec.updateStrategy.soakSeconds: Invalid value: \"3601\": expected at most 3600 seconds".into()],
+            ),
+            (
+                json!({"imageTag": "v0.17.0", "customizeComponents": {"flags": {"api": {"v": "4"}}}}), vec![]
+            ),
+            (
+                json!({"customizeComponents": {
+                    "patches": [
+                        {"resourceType": "Deployment", "resourceName": "virt-api", "patch": "spec: {replicas: 1}"},
+                        {"resourceType": "Role", "resourceName": "*", "patch": "{}"},
+                    ],
+                    "flags": {"handler": {"port": "1"}},
+                }}),
+                vec![
+                    "spec.customizeComponents.patches[0].patch: Invalid value: \"1\": changes spec.replicas of Deployment \
+                     virt-api: one stops while the other serves: expected at least 2"
+                        .into(),
+                    "spec.customizeComponents.patches[1].resourceType: Invalid value: \"Role\": expected Deployment, \
+                     DaemonSet or *"
+                        .into(),
+                    "spec.customizeComponents.flags.handler.port: Invalid value: \"1\": --port is set already: expected a \
+                     flag that DaemonSet virt-handler doesn't have yet, such as v"
+                        .into(),
+                ],
+            ),
             (
                 cert("ca", json!({"duration": "1 day"})),
                 vec![format!(
@@ -258,17 +331,56 @@ mod tests {
             ),
         ];
         for (spec, want) in cases {
-            assert_eq!(texts(&validate_create(&object(spec.clone()), false, "kubevirt")), want, "{spec}");
+            assert_eq!(texts(&validate_create(&object(spec.clone()), false, &operator())), want, "{spec}");
             if spec != json!({}) {
-                assert_eq!(texts(&validate_update(&object(json!({})), &object(spec))), want);
+                assert_eq!(texts(&validate_update(&object(json!({})), &object(spec), &operator())), want);
             }
         }
     }
 
     #[test]
+    fn what_cannot_be_read_is_named() {
+        let cases = [
+            (
+                json!({"updateStrategy": {"onFailure": "Maybe"}}),
+                "spec.updateStrategy.onFailure: Invalid value: \"Maybe\": unknown variant `Maybe`, expected `Rollback` or \
+                 `Pause`",
+            ),
+            (
+                json!({"updateStrategy": {"soakSeconds": -1}}),
+                "spec.updateStrategy.soakSeconds: Invalid value: \"-1\": invalid value: integer `-1`, expected u32",
+            ),
+            (
+                json!({"customizeComponents": {"patches": [{"resourceName": "*", "patch": "{}"}]}}),
+                "spec.customizeComponents.patches[0]: Invalid value: \"{\\\"resourceName\\\":\\\"*\\\",\\\"patch\\\":\\\"{}\\\"}\": \
+                 missing field `resourceType`",
+            ),
+            (
+                json!({"customizeComponents": {"patches": [
+                    {"resourceType": "*", "resourceName": "*", "patch": "{}", "type": "smart"},
+                ]}}),
+                "spec.customizeComponents.patches[0].type: Invalid value: \"smart\": unknown variant `smart`, expected one \
+                 of `json`, `merge`, `strategic`",
+            ),
+        ];
+        for (spec, want) in cases {
+            let whole = json!({"metadata": {"name": "kubevirt", "namespace": "kubevirt"}, "spec": spec});
+            assert_eq!(read(&whole).unwrap_err().to_string(), want);
+        }
+        assert_eq!(
+            read(&json!({"metadata": {}, "spec": {}})).unwrap(),
+            serde_json::from_value(json!({"metadata": {}, "spec": {}})).unwrap()
+        );
+    }
+
+    #[test]
     fn one_object_in_one_namespace() {
         assert_eq!(
-            texts(&validate_create(&object(json!({})), true, "other")),
+            texts(&validate_create(
+                &object(json!({})),
+                true,
+                &Operator { namespace: "other".into(), ..operator() }
+            )),
             [
                 "Kubevirt is already created",
                 "metadata.namespace: Invalid value: \"kubevirt\": the operator runs in namespace other: create the \
@@ -282,10 +394,10 @@ mod tests {
         let old = object(json!({"imageTag": "stored-before-we-checked"}));
         let mut new = old.clone();
         new.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
-        assert!(validate_update(&old, &new).is_empty());
+        assert!(validate_update(&old, &new, &operator()).is_empty());
         let mut going = object(json!({"imageTag": "foo"}));
         going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-        assert!(validate_update(&old, &going).is_empty());
+        assert!(validate_update(&old, &going, &operator()).is_empty());
     }
 
     #[test]
@@ -314,6 +426,6 @@ mod tests {
         let strategy = CertificateRotateStrategy { self_signed: Some(SelfSigned::default()) };
         let mut kubevirt = object(json!({}));
         kubevirt.spec.certificate_rotate_strategy = Some(strategy);
-        assert!(validate_create(&kubevirt, false, "kubevirt").is_empty());
+        assert!(validate_create(&kubevirt, false, &operator()).is_empty());
     }
 }

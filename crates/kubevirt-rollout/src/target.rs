@@ -1,6 +1,7 @@
 //! What the spec asks for: the release, registry and settings to install.
 
 use kubevirt_manifests::InstallConfig;
+use kubevirt_manifests::customize::{self, Refusal};
 use kubevirt_types::kubevirt::{CustomizeComponents, KubeVirtSpec};
 use kubevirt_types::release::ParseReleaseError;
 
@@ -19,19 +20,25 @@ pub enum TargetError {
         #[from]
         source: ParseReleaseError,
     },
+    /// The components can't be customized so.
+    #[error("{}", .refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Customize {
+        /// What is wrong with which patch or flag; at least one.
+        refusals: Vec<Refusal>,
+    },
 }
 
 /// Resolves the spec. Where it names neither tag nor registry, the version is locked to the operator's.
 ///
 /// # Errors
-/// When `imageTag` is not a release.
+/// When `imageTag` is not a release, or `customizeComponents` can't be carried out.
 pub fn resolve(spec: &KubeVirtSpec, operator: &Operator) -> Result<InstallConfig, TargetError> {
     let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
     let release = match given(&spec.image_tag) {
         Some(tag) => tag.parse()?,
         None => operator.release.clone(),
     };
-    Ok(InstallConfig {
+    let config = InstallConfig {
         release,
         registry: given(&spec.image_registry).unwrap_or_else(|| operator.registry.clone()),
         namespace: operator.namespace.clone(),
@@ -40,13 +47,26 @@ pub fn resolve(spec: &KubeVirtSpec, operator: &Operator) -> Result<InstallConfig
             .customize_components
             .clone()
             .filter(|customize| *customize != CustomizeComponents::default()),
-    })
+    };
+    customizable(&config, operator).map_err(|refusals| TargetError::Customize { refusals })?;
+    Ok(config)
+}
+
+/// What a newer release's workloads are only its own image knows: whether a patch applies to them is said by the Job
+/// that runs it.
+fn customizable(config: &InstallConfig, operator: &Operator) -> Result<(), Vec<Refusal>> {
+    match &config.customize_components {
+        Some(customize) if config.release > operator.release => customize::check_form(customize),
+        Some(_) => customize::check(config),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use kubevirt_types::Release;
+    use serde_json::json;
 
     #[test]
     fn tag_and_registry_override_the_operators_own() {
@@ -81,5 +101,38 @@ mod tests {
             resolve(&spec, &operator).unwrap_err().to_string(),
             "spec.imageTag: Invalid value: \"foo\" is not a release: expected a semantic version such as v0.18.0"
         );
+    }
+
+    #[test]
+    fn a_customization_is_judged_by_who_knows_the_release() {
+        let patch = |text: &str| -> KubeVirtSpec {
+            let patch = json!({"resourceType": "Deployment", "resourceName": "virt-api", "type": "json", "patch": text});
+            serde_json::from_value(json!({"customizeComponents": {"patches": [patch]}})).unwrap()
+        };
+        let operator = Operator { release: Release::V0_17_0, registry: "r".into(), namespace: "n".into() };
+        let at = "spec.customizeComponents.patches[0].patch: Invalid value: ";
+        let missing = r#"[{"op": "remove", "path": "/spec/x"}]"#;
+        let cases = [
+            (None, "[]", Ok(())),
+            (None, missing, Err("path is invalid")),
+            (Some("v0.16.0"), missing, Err("path is invalid")),
+            (Some("v0.18.0"), missing, Ok(())),
+            (Some("v0.18.0"), "{}", Err("expected a sequence")),
+        ];
+        for (tag, text, want) in cases {
+            let spec = KubeVirtSpec { image_tag: tag.map(str::to_owned), ..patch(text) };
+            match (resolve(&spec, &operator).map_err(|error| error.to_string()), want) {
+                (Ok(config), Ok(())) => assert_eq!(config.customize_components, spec.customize_components),
+                (Err(said), Err(why)) => assert!(said.starts_with(at) && said.ends_with(why), "{said}"),
+                (found, want) => panic!("{tag:?} {text}: {found:?} and not {want:?}"),
+            }
+        }
+        let nothing = KubeVirtSpec {
+            customize_components: Some(CustomizeComponents::default()),
+            ..KubeVirtSpec::default()
+        };
+        let id = |spec: &KubeVirtSpec| resolve(spec, &operator).unwrap().id();
+        assert_eq!(id(&nothing), id(&KubeVirtSpec::default()), "nothing asked for is nothing changed");
+        assert_ne!(id(&patch("[]")), id(&patch(" []")), "a stored set is of one config only");
     }
 }

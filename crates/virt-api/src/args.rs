@@ -22,6 +22,21 @@ pub struct Args {
     #[arg(long, default_value = "/etc/kubevirt/ca/ca-bundle")]
     pub ca_bundle: PathBuf,
     /// How much is logged: 2 is info, 3 debug, from 6 on everything.
-    #[arg(short, long, default_value_t = kubevirt_runtime::logging::DEFAULT_VERBOSITY)]
+    #[arg(short, long, alias = "v", default_value_t = kubevirt_runtime::logging::DEFAULT_VERBOSITY)]
     pub verbosity: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn kubevirts_name_of_the_verbosity_is_one_too() {
+        for flag in ["-v4", "--v=4", "--verbosity=4"] {
+            let args = Args::try_parse_from(["virt-api", "--port", "8443", flag]).unwrap();
+            assert_eq!(args.verbosity, 4, "{flag}");
+        }
+    }
 }

@@ -36,6 +36,27 @@ pub struct Args {
     #[arg(long, default_value = "/etc/kubevirt/ca")]
     pub ca_dir: PathBuf,
     /// Verbosity of the log.
-    #[arg(short = 'v', long, default_value_t = kubevirt_runtime::logging::DEFAULT_VERBOSITY)]
+    #[arg(short = 'v', long, alias = "v", default_value_t = kubevirt_runtime::logging::DEFAULT_VERBOSITY)]
     pub verbosity: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubevirts_name_of_the_verbosity_is_one_too() {
+        for flag in ["-v4", "--v=4", "--verbosity=4"] {
+            let args = Args::try_parse_from([
+                "virt-handler",
+                "--port",
+                "8443",
+                "--console-server-port",
+                "8186",
+                flag,
+            ])
+            .unwrap();
+            assert_eq!(args.verbosity, 4, "{flag}");
+        }
+    }
 }

@@ -75,7 +75,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     };
     tracing::info!(release = %operator.release, registry = operator.registry, "starting");
     let cache = Cache::start(&client, &operator.namespace, &shutdown);
-    serve(&args, &client, &cache, &operator.namespace, &shutdown).await?;
+    serve(&args, &client, &cache, &operator, &shutdown).await?;
 
     let lease = LeaseConfig::new(NAME, &operator.namespace, &pod.pod_name);
     let policy = Policy::default();
@@ -94,7 +94,7 @@ async fn serve(
     args: &Args,
     client: &Client,
     cache: &Cache,
-    namespace: &str,
+    operator: &Operator,
     shutdown: &Shutdown,
 ) -> Result<(), RunError> {
     let health = Health::new(shutdown);
@@ -106,14 +106,14 @@ async fn serve(
     let router = webhook::router(Webhooks {
         client: client.clone(),
         cache: cache.clone(),
-        namespace: namespace.to_owned(),
+        operator: operator.clone(),
     });
     let (serving, stop) = (shutdown.clone(), shutdown.token().clone());
     let listed = health.condition("every watch has listed its objects");
     shutdown.spawn(async move { metrics.serve(health.router(), &serving).await });
     let serving = shutdown.clone();
     shutdown.spawn(async move { webhooks.serve(router, &serving).await });
-    let background = background(cache.clone(), namespace.to_owned(), tls, listed);
+    let background = background(cache.clone(), operator.namespace.clone(), tls, listed);
     shutdown.spawn(async move { stop.run_until_cancelled(background).await });
     Ok(())
 }

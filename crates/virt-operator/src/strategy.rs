@@ -5,6 +5,7 @@
 
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::DynamicObject;
+use kubevirt_manifests::customize::{self, Refusal};
 use kubevirt_manifests::{InstallConfig, ManifestSet, manifests};
 use kubevirt_observe::kinds::{self, CONFIG_MAP};
 use kubevirt_observe::strategy::{DATA_KEY, ENCODING};
@@ -38,6 +39,12 @@ pub enum StrategyError {
         own: Release,
         #[allow(missing_docs)]
         wanted: Release,
+    },
+    /// The release's workloads can't be customized so.
+    #[error("{}", .refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Customize {
+        #[allow(missing_docs)]
+        refusals: Vec<Refusal>,
     },
     /// The API server didn't take it.
     #[error("storing ConfigMap {namespace}/{name}: {}", crate::said(error))]
@@ -80,13 +87,15 @@ pub fn config_map(set: &ManifestSet) -> Value {
     })
 }
 
-/// The manifest set that this image makes of a config; refuses a config of another release.
+/// The manifest set that this image makes of a config; refuses a config of another release, and one whose
+/// customization doesn't fit this release.
 pub fn make(config: &str, own: &Release) -> Result<ManifestSet, StrategyError> {
     let config: InstallConfig = serde_json::from_str(config)
         .map_err(|source| StrategyError::BadConfig { variable: CONFIG_VARIABLE, source })?;
     if config.release != *own {
         return Err(StrategyError::OtherRelease { own: own.clone(), wanted: config.release });
     }
+    customize::check(&config).map_err(|refusals| StrategyError::Customize { refusals })?;
     Ok(manifests(&config))
 }
 
@@ -133,6 +142,25 @@ mod tests {
         let error = make(&config().to_json(), &Release::V0_17_0).unwrap_err();
         assert_eq!(error.to_string(), "this image is v0.17.0 and can't make the install strategy of v0.18.0");
         assert!(matches!(make("{}", &Release::V0_17_0), Err(StrategyError::BadConfig { .. })));
+    }
+
+    #[test]
+    fn an_image_refuses_a_customization_that_does_not_fit_its_release() {
+        let mut config = serde_json::to_value(config()).unwrap();
+        let patch = |path: &str| {
+            let text = json!([{"op": "remove", "path": path}]).to_string();
+            json!({"resourceType": "DaemonSet", "resourceName": "*", "type": "json", "patch": text})
+        };
+        config["customizeComponents"] = json!({"patches": [patch("/spec/template/spec/tolerations")]});
+        let set = make(&config.to_string(), &Release::V0_18_0).unwrap();
+        let handler = set.of_kind("DaemonSet").next().unwrap();
+        assert_eq!(handler.body.pointer("/spec/template/spec/tolerations"), None);
+        config["customizeComponents"] = json!({"patches": [patch("/spec/template/spec/none")]});
+        let error = make(&config.to_string(), &Release::V0_18_0).unwrap_err().to_string();
+        assert!(
+            error.starts_with("spec.customizeComponents.patches[0].patch: ")
+                && error.ends_with("path is invalid")
+        );
     }
 
     #[test]

@@ -11,7 +11,10 @@ use futures::FutureExt;
 use kube::Client;
 use kubevirt_observe::kinds::CRD;
 use kubevirt_observe::{Source, ask};
-use kubevirt_rollout::admission::{FieldError, Workloads, validate_create, validate_delete, validate_update};
+use kubevirt_rollout::admission::{
+    FieldError, Workloads, read, validate_create, validate_delete, validate_update,
+};
+use kubevirt_rollout::observed::Operator;
 use kubevirt_types::{Kind, KubeVirt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -30,8 +33,8 @@ pub struct Webhooks {
     pub client: Client,
     /// Knows which of our kinds are defined.
     pub cache: Cache,
-    /// The namespace of the operator.
-    pub namespace: String,
+    /// The operator: its release and namespace are where nothing else is asked for.
+    pub operator: Operator,
 }
 
 /// The three paths.
@@ -45,24 +48,30 @@ pub fn router(webhooks: Webhooks) -> Router {
 }
 
 async fn create(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> Json<Value> {
-    let verdict = match object(&review, "object") {
+    let verdict = match read(&review["request"]["object"]) {
         Ok(new) => match in_time(ask::kubevirts(&webhooks.client)).await {
-            Ok(existing) => Ok(validate_create(&new, !existing.is_empty(), &webhooks.namespace)),
+            Ok(existing) => Ok(validate_create(&new, !existing.is_empty(), &webhooks.operator)),
             Err(why) => Err(why),
         },
-        Err(why) => Err(why),
+        Err(unreadable) => Ok(vec![unreadable]),
     };
     Json(answer(&review, verdict))
 }
 
-async fn update(Json(review): Json<Value>) -> Json<Value> {
-    let verdict = object(&review, "oldObject")
-        .and_then(|old| object(&review, "object").map(|new| validate_update(&old, &new)));
-    Json(answer(&review, verdict))
+async fn update(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> Json<Value> {
+    Json(answer(&review, judge_update(&review, &webhooks.operator)))
+}
+
+fn judge_update(review: &Value, operator: &Operator) -> Result<Vec<FieldError>, String> {
+    let old = old_object(review)?;
+    Ok(match read(&review["request"]["object"]) {
+        Ok(new) => validate_update(&old, &new, operator),
+        Err(unreadable) => vec![unreadable],
+    })
 }
 
 async fn delete(State(webhooks): State<Webhooks>, Json(review): Json<Value>) -> Json<Value> {
-    let verdict = match object(&review, "oldObject") {
+    let verdict = match old_object(&review) {
         Ok(old) => {
             let definitions = webhooks.cache.of_kind(CRD);
             let counted = in_time(ask::instances(&webhooks.client, &definitions, false)).await;
@@ -97,9 +106,9 @@ fn workloads(
     }
 }
 
-/// The object of a review, or why it can't be read.
-fn object(review: &Value, field: &str) -> Result<KubeVirt, String> {
-    serde_json::from_value(review["request"][field].clone()).map_err(|error| format!("{field}: {error}"))
+/// The object as it is stored, or why it can't be read, for which whoever changes it is not to blame.
+fn old_object(review: &Value) -> Result<KubeVirt, String> {
+    read(&review["request"]["oldObject"]).map_err(|error| format!("oldObject: {error}"))
 }
 
 /// The review with its answer: a yes, a refusal that names every field, or that we can't tell.
@@ -144,6 +153,7 @@ fn status(code: u16, reason: &str, message: &str, causes: &[Value]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_types::Release;
 
     fn review(object: &Value) -> Value {
         json!({"request": {"uid": "u", "object": object, "oldObject": {"metadata": {}, "spec": {}}}})
@@ -156,22 +166,56 @@ mod tests {
         assert_eq!(answer["kind"], "AdmissionReview");
     }
 
-    #[tokio::test]
-    async fn a_refusal_names_the_field_and_what_is_expected() {
-        let bad = json!({"metadata": {}, "spec": {"imageTag": "foo"}});
-        let Json(answer) = update(Json(review(&bad))).await;
-        let status = &answer["response"]["status"];
-        assert_eq!(answer["response"]["allowed"], false);
-        assert_eq!(status["code"], 422);
-        assert_eq!(status["details"]["causes"][0]["field"], "spec.imageTag");
-        let message = status["message"].as_str().unwrap();
-        assert!(message.contains("such as v0.18.0"), "{message}");
+    fn judged(object: &Value) -> Value {
+        let operator =
+            Operator { release: Release::V0_18_0, registry: "kubevirt".into(), namespace: "kubevirt".into() };
+        let review = review(object);
+        answer(&review, judge_update(&review, &operator))["response"].clone()
     }
 
-    #[tokio::test]
-    async fn what_is_not_an_object_is_said() {
-        let Json(answer) = update(Json(review(&json!({"metadata": {}, "spec": 1})))).await;
-        assert_eq!(answer["response"]["status"]["code"], 500);
+    #[test]
+    fn a_refusal_names_the_field_and_what_is_expected() {
+        let patch = json!({"resourceType": "Deployment", "resourceName": "virt-operator", "patch": "{}"});
+        let cases = [
+            (json!({"imageTag": "foo"}), "spec.imageTag", "such as v0.18.0"),
+            (
+                json!({"updateStrategy": {"soakSeconds": 9999}}),
+                "spec.updateStrategy.soakSeconds",
+                "at most 3600",
+            ),
+            (
+                json!({"customizeComponents": {"patches": [patch]}}),
+                "spec.customizeComponents.patches[0].resourceName",
+                "expected virt-api, virt-controller, virt-handler or *",
+            ),
+            (
+                json!({"updateStrategy": {"onFailure": "x"}}),
+                "spec.updateStrategy.onFailure",
+                "`Rollback` or `Pause`",
+            ),
+            (json!(1), "spec", "expected struct KubeVirtSpec"),
+        ];
+        for (spec, field, expected) in cases {
+            let response = judged(&json!({"metadata": {}, "spec": spec}));
+            assert_eq!(
+                (&response["allowed"], &response["status"]["code"]),
+                (&json!(false), &json!(422)),
+                "{spec}"
+            );
+            assert_eq!(response["status"]["details"]["causes"][0]["field"], field);
+            let message = response["status"]["message"].as_str().unwrap();
+            assert!(message.starts_with(field) && message.contains(expected), "{message}");
+        }
+        assert_eq!(judged(&json!({"metadata": {}, "spec": {"imageTag": "v0.17.0"}}))["allowed"], true);
+    }
+
+    #[test]
+    fn a_stored_object_that_cannot_be_read_is_nobodys_fault() {
+        let mut review = review(&json!({"metadata": {}, "spec": {}}));
+        review["request"]["oldObject"] = json!({"metadata": {}, "spec": 1});
+        let why = old_object(&review).unwrap_err();
+        assert!(why.starts_with("oldObject: spec: Invalid value: \"1\""), "{why}");
+        assert_eq!(answer(&review, Err(why))["response"]["status"]["code"], 500);
     }
 
     #[test]

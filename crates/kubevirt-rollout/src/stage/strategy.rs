@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kubevirt_manifests::{ACCOUNT_OPERATOR, InstallConfig, Manifest, ManifestSet};
+use kubevirt_manifests::{ACCOUNT_OPERATOR, InstallConfig, Manifest, ManifestSet, customize};
 use kubevirt_types::labels;
 use serde_json::json;
 
@@ -28,7 +28,9 @@ pub(crate) fn find(view: View<'_>, config: &InstallConfig, make: Make<'_>) -> St
     let id = config.id();
     let stored = view.observed.strategies.get(&id);
     let mut outcome = Outcome::default();
-    let set = if config.release == view.observed.operator.release {
+    // What was stored is used as it is where this operator wouldn't customize so: it is what ran before.
+    let makes = config.release == view.observed.operator.release && customize::check(config).is_ok();
+    let set = if makes {
         let own = make(config);
         if stored.is_none_or(|stored| stored.set != own) {
             outcome.steps.push(Step::StoreStrategy { set: Box::new(ManifestSet::clone(&own)) });
