@@ -97,7 +97,7 @@ pub fn explain(observed: &Observed, plan: &Plan, policy: &Policy, now: Timestamp
         Some(failed) => seen.failure(failed, wait),
         None => seen.course(wait),
     };
-    parts.told(now)
+    seen.with_nodes_away(parts.told(now))
 }
 
 /// An explanation before it is one line.
@@ -163,6 +163,17 @@ impl Seen<'_> {
         };
         let others = self.plan.waiting_on.iter().filter(|one| !matches!(one, WaitingOn::UpdateFailed { .. }));
         others.min_by_key(|waiting| rank(waiting))
+    }
+
+    /// A node that is away is said whatever else goes on.
+    fn with_nodes_away(&self, mut explanation: Explanation) -> Explanation {
+        let away = |one: &&WaitingOn| matches!(one, WaitingOn::NodesNotReady { .. });
+        if let Some(away) = self.plan.waiting_on.iter().find(away).map(ToString::to_string)
+            && !explanation.line.contains(&away)
+        {
+            explanation.line = format!("{}; beside that {away}", explanation.line);
+        }
+        explanation
     }
 
     /// What goes on where nothing has failed.

@@ -159,7 +159,7 @@ fn deployments_say_when_the_next_one_is_replaced() {
     world.pods = vec![old("virt-api", "o", "b"), ready("virt-api", "n", "a", at(21))];
     assert_eq!(
         waiting(&world, Stage::Api, api.clone()),
-        "virt-api: 1 of 2 ready (node b) (since 22:13:41Z, 20 s); at 22:14:21Z the next one is replaced"
+        "virt-api: 1 of 2 ready (node b) (since 22:13:41Z, 20 s); at 22:14:21Z the next old one goes"
     );
     world.pods.push(pod("virt-api", "n2", "c"));
     assert_eq!(
@@ -498,6 +498,9 @@ fn what_fails_first_is_said_before_what_takes_time() {
     let plan = an_update(Stage::Handlers, waits);
     let explanation = explain(&world, &plan, &Policy::default(), at(41));
     assert!(explanation.what.unwrap().starts_with("virt-api: 0 of 2 ready"));
+    let away =
+        "; beside that NotReady: b since 2023-11-14T22:13:21Z: virt-handler follows when the node is back";
+    assert!(explanation.line.ends_with(away), "{}", explanation.line);
     assert_eq!((explanation.state, explanation.until), (State::InTrouble, Some(at(50))));
     assert_eq!(overview(&world, &plan, &Policy::default(), at(41)).waiting_for.len(), 4);
 }

@@ -203,7 +203,7 @@ fn replicas(seen: &Seen<'_>, component: Component) -> Facts {
         since: pods.starting.iter().map(|pod| pod.created).min().or(newest.filter(|_| until.is_some())),
         until,
         next: match until {
-            Some(until) => format!("at {} the next one is replaced", clock(until, seen.view.now)),
+            Some(until) => format!("at {} the next old one goes", clock(until, seen.view.now)),
             None => format!("then {}", following(seen.plan)),
         },
     }
