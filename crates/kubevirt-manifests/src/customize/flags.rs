@@ -24,7 +24,7 @@ pub(super) fn append(flags: &CustomizeFlags, object: &mut Value) -> Vec<Refusal>
     for (flag, value) in flags {
         let name = flag.to_ascii_lowercase();
         let refuse = |value: &str, cause| Refusal {
-            field: format!("spec.customizeComponents.flags.{field}.{flag}"),
+            field: format!("spec.customizeComponents.flags.{field}.{}", shown(flag)),
             value: shown(value),
             cause,
         };

@@ -29,10 +29,13 @@ const CUSTOMIZABLE: [(&str, &str); 3] =
 /// in the status.
 const MAX_SIZE: usize = 64 << 10;
 
-/// All that is wrong with a config's customization, for a release that this code makes.
+/// So many refusals are told at once: they have to fit into a condition.
+const MAX_TOLD: usize = 10;
+
+/// What is wrong with a config's customization, for a release that this code makes.
 ///
 /// # Errors
-/// A refusal for each patch and flag that can't be carried out or changes what it may not.
+/// A refusal for each patch and flag that can't be carried out or changes what it may not, ten at most.
 pub fn check(config: &InstallConfig) -> Result<(), Vec<Refusal>> {
     workloads(config).map(drop)
 }
@@ -42,9 +45,8 @@ pub fn check(config: &InstallConfig) -> Result<(), Vec<Refusal>> {
 /// # Errors
 /// A refusal for each patch that can't be read or names no workload.
 pub fn check_form(customize: &CustomizeComponents) -> Result<(), Vec<Refusal>> {
-    let mut refusals = Vec::from_iter(too_large(customize));
-    refusals.extend(parse(customize).filter_map(Result::err));
-    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+    let refusals = too_large(customize).into_iter().chain(parse(customize).filter_map(Result::err));
+    told(refusals.collect())
 }
 
 /// The workloads, Services and disruption budgets of a release, customized.
@@ -75,13 +77,17 @@ pub fn workloads(config: &InstallConfig) -> Result<Vec<Value>, Vec<Refusal>> {
     if let Some(flags) = &customize.flags {
         refusals.extend(objects.iter_mut().flat_map(|object| flags::append(flags, object)));
     }
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
+    told(refusals)?;
     for (original, object) in originals.iter().zip(&mut objects) {
         form::in_order_of(original, object);
     }
     Ok(objects)
+}
+
+/// A yes, or as many refusals as are told.
+fn told(mut refusals: Vec<Refusal>) -> Result<(), Vec<Refusal>> {
+    refusals.truncate(MAX_TOLD);
+    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
 }
 
 fn parse(customize: &CustomizeComponents) -> impl Iterator<Item = Result<Patch<'_>, Refusal>> {

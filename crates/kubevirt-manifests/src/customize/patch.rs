@@ -54,8 +54,11 @@ impl<'a> Patch<'a> {
         if !CUSTOMIZABLE.iter().any(|(kind, known)| means(type_, kind) && means(name, known)) {
             return Err(refuse("resourceName", name, Cause::NoSuchWorkload { type_: type_.to_owned() }));
         }
-        let unreadable =
-            |expected| move |error| refuse("patch", &given.patch, Cause::Unreadable { expected, error });
+        let unreadable = |expected| {
+            move |error: String| {
+                refuse("patch", &given.patch, Cause::Unreadable { expected, error: shown(&error) })
+            }
+        };
         let change = match given.type_.unwrap_or_default() {
             PatchType::Json => Change::Json(read(&given.patch).map_err(unreadable("a list of operations"))?),
             PatchType::Merge => Change::Merge(object(&given.patch).map_err(unreadable("an object"))?),
@@ -86,7 +89,7 @@ impl<'a> Patch<'a> {
                 Ok(())
             }
             Change::Strategic(patch) => {
-                strategic::merge(&mut changed, patch).map_err(|error| error.to_string())
+                strategic::merge(&mut changed, patch).map_err(|error| shown(&error.to_string()))
             }
         };
         applied.map_err(|error| {
@@ -94,13 +97,17 @@ impl<'a> Patch<'a> {
         })?;
         if let Some(change) = protected::change(object, &changed) {
             let value = change.value.map_or_else(|| "null".to_owned(), |value| shown(&value.to_string()));
-            return Err(refuse(value, Cause::Protected { workload, path: change.path, rule: change.rule }));
+            return Err(refuse(
+                value,
+                Cause::Protected { workload, path: shown(&change.path), rule: change.rule },
+            ));
         }
         form::tidy(&mut changed);
         match form::flaw(&changed) {
             None => Ok(changed),
             Some((path, error)) => {
-                Err(refuse(shown(&self.given.patch), Cause::NotAWorkload { workload, path, error }))
+                let cause = Cause::NotAWorkload { workload, path: shown(&path), error: shown(&error) };
+                Err(refuse(shown(&self.given.patch), cause))
             }
         }
     }
@@ -109,7 +116,9 @@ impl<'a> Patch<'a> {
 /// Carries out one operation after the other.
 fn each(operations: &[PatchOperation], object: &mut Value) -> Result<(), String> {
     for (index, operation) in operations.iter().enumerate() {
-        let said = |error: &dyn std::fmt::Display| format!("operation {index} ({operation}): {error}");
+        let said = |error: &dyn std::fmt::Display| {
+            format!("operation {index} ({}): {error}", shown(&operation.to_string()))
+        };
         json_patch::patch(object, std::slice::from_ref(operation)).map_err(|error| said(&error.kind))?;
         let copies = matches!(operation, PatchOperation::Copy(_));
         if copies && object.to_string().len() > MAX_WORKLOAD {

@@ -249,6 +249,8 @@ fn one_meaning_is_one_text() {
             {{"op": "move", "from": "{CONTAINER}/command", "path": "{CONTAINER}/image"}}]"#
     );
     assert_eq!(spec("json", &there_and_back), original("virt-api").to_string());
+    let null = format!(r#"[{{"op": "add", "path": "{SPEC}/nodeSelector", "value": null}}]"#);
+    assert_eq!(spec("json", &null), original("virt-api").to_string());
 }
 
 #[test]

@@ -287,6 +287,45 @@ fn flags_that_are_refused() {
 }
 
 #[test]
+fn what_is_said_is_short() {
+    let long = "x".repeat(5000);
+    let patch =
+        json!({"resourceType": "Deployment", "resourceName": "virt-api", "patch": format!("{long}: 1")});
+    let flags = json!({"api": {format!("{long}!"): long}});
+    let texts = [
+        json!({"patches": vec![patch; 11], "flags": flags}),
+        json!({"flags": flags}),
+        patches("json", "*", &long, "[]"),
+        patches("json", "*", "*", &json!([{"op": "remove", "path": format!("/{long}")}]).to_string()),
+        patches("json", "*", "*", &json!([{"op": long, "path": ""}]).to_string()),
+        patches("strategic", "*", "*", &json!({format!("${long}"): 1}).to_string()),
+        patches(
+            "strategic",
+            "*",
+            "*",
+            &json!({"metadata": {"annotations": {format!("{long}.kubevirt.io/a"): "b"}}}).to_string(),
+        ),
+        patches(
+            "strategic",
+            "*",
+            "*",
+            &json!({"spec": {"template": {"spec": {long.clone(): 1}}}}).to_string(),
+        ),
+        patches(
+            "strategic",
+            "*",
+            "*",
+            &json!({"spec": {"template": {"spec": {"hostNetwork": long}}}}).to_string(),
+        ),
+    ];
+    for customize in texts {
+        let said = refusals(customize);
+        assert!((1..=10).contains(&said.len()), "{}", said.len());
+        assert!(said.iter().all(|text| text.len() < 1000), "{:.300}", said[0]);
+    }
+}
+
+#[test]
 fn what_is_refused_changes_nothing_at_all() {
     let mut customize = patches("merge", "Deployment", "*", "metadata: {annotations: {a: b}}");
     customize["patches"].as_array_mut().unwrap().push(json!({
