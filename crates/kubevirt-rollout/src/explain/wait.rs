@@ -245,7 +245,7 @@ fn away(seen: &Seen<'_>, nodes: &[String]) -> Facts {
         until,
         next: match until {
             Some(until) => format!("at {} nobody waits for them any more", clock(until, now)),
-            None => "nobody waits for them; virt-handler follows when they are back".to_owned(),
+            None => "nobody waits for them".to_owned(),
         },
     }
 }
