@@ -76,7 +76,7 @@ fn field_env(name: &str, path: &str) -> Value {
 }
 
 /// What a container without any privilege has.
-pub(crate) fn unprivileged() -> Value {
+pub fn unprivileged() -> Value {
     json!({
         "allowPrivilegeEscalation": false,
         "capabilities": {"drop": ["ALL"]},

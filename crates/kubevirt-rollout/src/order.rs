@@ -85,8 +85,9 @@ pub const STEADY: &[Stage] = &[
 ];
 
 /// Objects of our kinds go while the control plane still runs and can clean up after them; admission goes
-/// before virt-api, or nothing could be written any more; the finalizer goes last.
+/// before virt-api, or nothing could be written any more; the finalizer goes last. Until then certificates are kept.
 pub const UNINSTALL: &[Stage] = &[
+    Stage::Certificates,
     Stage::Instances,
     Stage::DeleteCrds,
     Stage::DeleteWebhooks,

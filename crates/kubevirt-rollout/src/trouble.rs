@@ -87,7 +87,7 @@ pub(crate) fn taken_over(pod: &Pod, view: View<'_>) -> Option<Timestamp> {
 }
 
 /// The kubelet's or the scheduler's words, in a form that stays the same while they alternate.
-fn said(trouble: &Trouble) -> String {
+pub(crate) fn said(trouble: &Trouble) -> String {
     let container = trouble.container.as_ref().map(|name| format!("container {name}: ")).unwrap_or_default();
     if trouble.image_missing() {
         let image = trouble.image.as_ref().map(|image| format!(" {image}")).unwrap_or_default();

@@ -79,7 +79,7 @@ fn an_impossible_tag_breaks_nothing_and_names_its_cause() {
             "True".into(),
             "Transitioning from previous version v0.17.0 with registry kubevirt to target version v0.99.0 using \
              registry kubevirt: waiting for the manifests from image kubevirt/virt-operator:v0.99.0: ErrImagePull: \
-             not found"
+             image can't be pulled"
                 .into()
         )
     );

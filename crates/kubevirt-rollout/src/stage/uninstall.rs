@@ -8,6 +8,7 @@ use crate::context::{Outcome, View, is_deleting, is_managed};
 use crate::observed::Handle;
 use crate::order::{Class, class};
 use crate::plan::Stage;
+use crate::stage::certificates;
 use crate::stage::crds::{version_name, versions};
 use crate::step::{Propagation, Step};
 use crate::waiting::WaitingOn;
@@ -15,6 +16,7 @@ use crate::waiting::WaitingOn;
 /// One stage of the uninstall.
 pub(crate) fn run(view: View<'_>, stage: Stage) -> Outcome {
     match stage {
+        Stage::Certificates => certificates_in_use(view),
         Stage::Instances => instances(view),
         Stage::DeleteCrds => objects(view, is_crd),
         Stage::DeleteWebhooks => objects(view, |key, live| {
@@ -27,6 +29,15 @@ pub(crate) fn run(view: View<'_>, stage: Stage) -> Outcome {
         Stage::RemoveFinalizer => finalizer(view),
         _ => Outcome::over(),
     }
+}
+
+/// Objects may take long to go, and until then virt-api admits and webhooks answer. The certificates of what is about to
+/// go itself are nobody's any more.
+fn certificates_in_use(view: View<'_>) -> Outcome {
+    let serves = |(key, live): (&ObjectKey, &Value)| {
+        matches!(class(key), Class::Workload(_)) && is_managed(live) && !is_deleting(live)
+    };
+    if view.observed.objects.iter().any(serves) { certificates::keep(view) } else { Outcome::over() }
 }
 
 fn is_crd(key: &ObjectKey, _: &Value) -> bool {
