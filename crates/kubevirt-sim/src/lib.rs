@@ -10,6 +10,7 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod kubelet;
 mod misfortune;
+mod moment;
 mod operator;
 mod pods;
 pub mod promise;

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kubevirt_rollout::{Direction, Make, Observed, Plan, Policy, Stage, Step, check, plan_with, status};
+use kubevirt_types::Release;
 
 use crate::cluster::Cluster;
 use crate::promise::Promise;
@@ -58,9 +59,9 @@ const PERIOD: SignedDuration = SignedDuration::from_secs(5);
 const PATIENCE: SignedDuration = SignedDuration::from_secs(260);
 
 impl Operator {
-    /// An operator with another planner.
-    pub fn with(planner: Planner) -> Self {
-        Self { planner, ..Self::default() }
+    /// An operator with another planner, that checks its plans or doesn't.
+    pub fn with(planner: Planner, checks: bool) -> Self {
+        Self { planner, checks, ..Self::default() }
     }
 
     /// The operator after a crash: all that it knew is gone. What was promised to users is still watched.
@@ -142,10 +143,27 @@ impl Operator {
     /// # Errors
     /// What was broken, in words; or, with I11, that it didn't get quiet in so many seconds.
     pub fn settle(&mut self, cluster: &mut Cluster, seconds: usize) -> Result<Plan, String> {
+        let plan = self.settle_unless(cluster, seconds, |_, _| false)?;
+        Ok(plan.expect("nothing stops it before it is settled"))
+    }
+
+    /// The same, but stops with nothing where `known` says that the rest has been seen.
+    ///
+    /// # Errors
+    /// What was broken, in words; or, with I11, that it didn't get quiet in so many seconds.
+    pub fn settle_unless(
+        &mut self,
+        cluster: &mut Cluster,
+        seconds: usize,
+        mut known: impl FnMut(&Self, &Cluster) -> bool,
+    ) -> Result<Option<Plan>, String> {
         let mut quiet_since = cluster.now();
         let mut quiet = 0;
         let mut last = None;
         for _ in 0..seconds {
+            if known(self, cluster) {
+                return Ok(None);
+            }
             if let Some(outcome) = self.second(cluster)? {
                 let waits = &outcome.plan.waiting_on;
                 let over = match outcome.plan.direction {
@@ -163,7 +181,7 @@ impl Operator {
                 quiet = if over && !outcome.changed { quiet + 1 } else { 0 };
                 let waited = cluster.now().duration_since(quiet_since) >= PATIENCE;
                 if quiet >= 2 || (waited && !waits.is_empty()) {
-                    return Ok(outcome.plan);
+                    return Ok(Some(outcome.plan));
                 }
                 last = Some(outcome.plan);
             }
@@ -174,12 +192,41 @@ impl Operator {
         Err(format!("I11: not quiet after {seconds} s: {}", last.unwrap_or_default()))
     }
 
+    /// Watches what another operator has watched until now: there is one world, whoever changes it.
+    pub fn watch_like(&mut self, other: &Self) {
+        self.promise = other.promise.clone();
+    }
+
+    /// Goes on until the target is this release and everything serves in it.
+    ///
+    /// # Errors
+    /// What was broken, in words; or, with I11, that it doesn't come there.
+    pub fn arrive(&mut self, cluster: &mut Cluster, release: &Release, seconds: usize) -> Result<(), String> {
+        let plan = self.settle(cluster, seconds)?;
+        let status = cluster.kubevirt().and_then(|kubevirt| kubevirt.status.clone()).unwrap_or_default();
+        let observed = status.observed_kube_virt_version;
+        if plan.direction == Direction::Steady && observed == Some(release.to_string()) {
+            return Ok(());
+        }
+        let waits: Vec<String> = plan.waiting_on.iter().map(ToString::to_string).collect();
+        Err(format!(
+            "I11: {release} is never reached: {:?} {} for {}: {observed:?}",
+            plan.direction,
+            plan.stage,
+            waits.join("; ")
+        ))
+    }
+
+    /// In how many seconds the loop runs next, if nothing changes.
+    pub(crate) fn wake(&self, cluster: &Cluster) -> i64 {
+        self.planned_at
+            .filter(|(version, _)| *version == cluster.version())
+            .map_or(0, |(_, at)| (PERIOD - cluster.now().duration_since(at)).as_secs().max(0))
+    }
+
     /// A run of the loop, if one is due: something has changed, or it is time to look again.
     pub(crate) fn second(&mut self, cluster: &mut Cluster) -> Result<Option<Outcome>, String> {
-        let due = self.planned_at.is_none_or(|(version, at)| {
-            version != cluster.version() || cluster.now().duration_since(at) >= PERIOD
-        });
-        if !due {
+        if self.wake(cluster) > 0 {
             return Ok(None);
         }
         self.planned_at = Some((cluster.version(), cluster.now()));

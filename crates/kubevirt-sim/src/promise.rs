@@ -4,8 +4,10 @@
 //! promise is that nothing else gets lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::SignedDuration;
+use kubevirt_manifests::{InstallConfig, ManifestSet};
 use kubevirt_rollout::Policy;
 use kubevirt_types::{Kind, ObjectKey, Release};
 use serde_json::Value;
@@ -26,7 +28,12 @@ pub struct Promise {
     left_behind: BTreeSet<String>,
     /// Template hashes of virt-handler that went beyond the first node.
     spread: BTreeSet<String>,
+    /// Objects of our kinds, by kind and name, that nobody has asked to delete.
+    instances: BTreeSet<String>,
+    /// Objects that live and that the release of a pod that acts has.
+    needed: BTreeSet<ObjectKey>,
     misfortunes: u64,
+    meddled: u64,
     looked_at: u64,
 }
 
@@ -45,6 +52,11 @@ impl Promise {
             self.api = 0;
             self.handlers.clear();
         }
+        if self.meddled != cluster.meddled {
+            self.meddled = cluster.meddled;
+            self.instances.clear();
+            self.needed.clear();
+        }
         self.leave_behind(cluster);
         let mut broken = Vec::new();
         broken.extend(self.api_serves(cluster));
@@ -53,7 +65,41 @@ impl Promise {
         broken.extend(self.one_handler_at_a_time(cluster, policy));
         broken.extend(rules_stand(cluster, policy));
         broken.extend(self.new_kinds_guarded(cluster));
+        broken.extend(self.instances_untouched(cluster));
+        broken.extend(self.needed_stand(cluster, policy));
         broken
+    }
+
+    /// I5: nobody deletes a VM but its owner.
+    fn instances_untouched(&mut self, cluster: &Cluster) -> Option<String> {
+        let all: BTreeSet<String> = cluster
+            .instances
+            .iter()
+            .flat_map(|(plural, all)| all.iter().map(move |one| (plural, one)))
+            .filter(|(_, (_, deleting))| !deleting)
+            .map(|(plural, (name, _))| format!("{plural} {name}"))
+            .collect();
+        let lost = self.instances.difference(&all).next().cloned();
+        self.instances = all;
+        lost.map(|lost| format!("I5: {lost} is gone, and nobody has deleted it"))
+    }
+
+    /// I8: what the release of a pod that acts has, and lives, stays.
+    fn needed_stand(&mut self, cluster: &Cluster, policy: &Policy) -> Option<String> {
+        let mut needed = BTreeSet::new();
+        for set in acting_sets(cluster, policy) {
+            let keys = set.manifests.iter().map(|manifest| &manifest.key);
+            needed.extend(keys.filter(|key| cluster.objects.contains_key(*key)).cloned());
+            let was = set
+                .manifests
+                .iter()
+                .find(|manifest| self.needed.contains(&manifest.key) && !needed.contains(&manifest.key));
+            if let Some(was) = was {
+                return Some(format!("I8: {} is gone, and {} has it", was.key, set.config.release));
+            }
+        }
+        self.needed = needed;
+        None
     }
 
     /// A lost node is left behind, and stays so when it is back, until no pod of another release than the objects'
@@ -178,9 +224,9 @@ fn handlers_on<'a>(cluster: &'a Cluster, node: &SimNode) -> impl Iterator<Item =
     cluster.pods.iter().filter(move |pod| pod.component == HANDLER && pod.node.as_ref() == Some(&name))
 }
 
-/// I7: every pod that acts may do all that its own release's rules say. On a node whose kubelet is silent a pod acts
-/// however long ago its deletion was asked for.
-fn rules_stand(cluster: &Cluster, policy: &Policy) -> Option<String> {
+/// The manifests of every release of which a pod acts. On a node whose kubelet is silent a pod acts however long ago
+/// its deletion was asked for.
+fn acting_sets(cluster: &Cluster, policy: &Policy) -> Vec<Arc<ManifestSet>> {
     let now = cluster.now;
     let silent: BTreeSet<&String> =
         cluster.nodes.iter().filter(|node| !node.works()).map(|node| &node.name).collect();
@@ -189,10 +235,17 @@ fn rules_stand(cluster: &Cluster, policy: &Policy) -> Option<String> {
             || pod.node.as_ref().is_some_and(|node| silent.contains(node))
     };
     let releases: BTreeSet<&Release> = cluster.pods.iter().filter(acts).map(|pod| &pod.release).collect();
-    for release in releases {
-        let config =
-            kubevirt_manifests::InstallConfig { release: release.clone(), ..cluster.operator.clone() };
-        let set = cluster.manifests(&config);
+    releases
+        .into_iter()
+        .map(|release| {
+            cluster.manifests(&InstallConfig { release: release.clone(), ..cluster.operator.clone() })
+        })
+        .collect()
+}
+
+/// I7: every pod that acts may do all that its own release's rules say.
+fn rules_stand(cluster: &Cluster, policy: &Policy) -> Option<String> {
+    for set in acting_sets(cluster, policy) {
         for manifest in set.manifests.iter().filter(|m| m.body.get("rules").is_some()) {
             let live = cluster.objects.get(&manifest.key).and_then(|live| live["rules"].as_array());
             let missing = manifest.body["rules"]
@@ -201,6 +254,7 @@ fn rules_stand(cluster: &Cluster, policy: &Policy) -> Option<String> {
                 .flatten()
                 .find(|rule| !live.is_some_and(|live| live.contains(rule)));
             if let Some(missing) = missing {
+                let release = &set.config.release;
                 return Some(format!("I7: a pod of {release} lacks {missing} of {}", manifest.key));
             }
         }

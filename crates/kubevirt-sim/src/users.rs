@@ -133,6 +133,11 @@ impl Cluster {
         self.drain = drain;
     }
 
+    /// Another operator has written something, which an operator must be free to write again.
+    pub fn meddled_by_another(&mut self) {
+        self.meddle();
+    }
+
     /// A node joins.
     pub fn add_node(&mut self, name: &str) {
         self.meddle();

@@ -93,6 +93,7 @@ fn an_update_begins_and_ends_while_a_node_is_lost() {
     until_over(&mut operator, &mut cluster, &NEW, 900);
     assert!(old_rules_stand(&cluster));
     cluster.return_node("node-2");
+    operator.run(&mut cluster, 10).unwrap();
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &NEW);
 }
@@ -148,6 +149,7 @@ fn a_rollback_ends_without_a_lost_node_too() {
     cluster.lose_node("node-2");
     until_over(&mut operator, &mut cluster, &OLD, 1200);
     cluster.return_node("node-2");
+    operator.run(&mut cluster, 10).unwrap();
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &OLD);
 }
@@ -167,6 +169,7 @@ fn with_every_node_lost_nothing_is_broken_and_the_update_goes_on_afterwards() {
     for node in cluster.nodes() {
         cluster.return_node(&node);
     }
+    operator.run(&mut cluster, 10).unwrap();
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &NEW);
 }

@@ -1,40 +1,76 @@
-//! Sweeps: at every boundary between two writes of a change, something else happens.
+//! Sweeps: at every boundary between two writes of a change, the operator dies or something else happens, and the world
+//! goes on to the same end.
+//!
+//! A world that comes to a moment that another one has been at has the same future, so it is followed no further.
+//! `KUBEVIRT_SWEEP=all` follows every one to its end.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
-use kubevirt_sim::Cluster;
+use std::collections::BTreeSet;
+
+use kubevirt_sim::{Cluster, Fault, Operator, say};
 use kubevirt_types::Release;
-use support::{assert_at, installed_on, settle};
+use support::{BOUND, assert_at, installed_on, settle, tail};
 
 /// What happens at a boundary.
 type Event = fn(&mut Cluster);
+/// What must be so at the end.
+type End = fn(&Cluster);
 
-/// Every so many boundaries are tried, so that a run takes seconds; `KUBEVIRT_SWEEP=all` tries all of them.
-const STRIDE: usize = 7;
+/// Worlds that were followed, and what is known of them.
+struct Sweep {
+    end: End,
+    known: BTreeSet<u64>,
+    all: bool,
+    boundaries: usize,
+    merged: usize,
+}
 
-/// Carries out a change one write at a time; after each, a copy of the world goes another way to its end. Returns how
-/// many boundaries there were.
-fn sweep(from: Release, change: Event, event: Event, end: &Release) -> usize {
-    let stride = if std::env::var("KUBEVIRT_SWEEP").is_ok_and(|all| all == "all") { 1 } else { STRIDE };
-    let (mut operator, mut cluster) = installed_on(2, from, 7);
-    change(&mut cluster);
-    let mut boundaries = 0;
-    loop {
-        let (mut other_operator, mut other) = (operator.clone(), cluster.clone());
-        event(&mut other);
-        if boundaries % stride == 0 {
-            settle(&mut other_operator, &mut other);
-            assert_at(&other, end);
+impl Sweep {
+    fn new(end: End) -> Self {
+        let all = std::env::var("KUBEVIRT_SWEEP").is_ok_and(|all| all == "all");
+        Self { end, known: BTreeSet::new(), all, boundaries: 0, merged: 0 }
+    }
+
+    /// Follows one world to its end.
+    fn follow(&mut self, operator: &mut Operator, cluster: &mut Cluster) {
+        let mut path = Vec::new();
+        let settled = operator.settle_unless(cluster, BOUND, |operator, cluster| {
+            let moment = operator.moment(cluster);
+            path.push(moment);
+            !self.all && self.known.contains(&moment)
+        });
+        match settled {
+            Ok(Some(_)) => (self.end)(cluster),
+            Ok(None) => self.merged += 1,
+            Err(broken) => panic!("boundary {}: {broken}\nlast writes:\n{}", self.boundaries, tail(cluster)),
         }
-        boundaries += 1;
-        match operator.run_writes(&mut cluster, 1, 400) {
+        self.known.extend(path);
+        self.boundaries += 1;
+    }
+}
+
+/// Carries out a change one write at a time. After each a copy of the world, with an operator that knows nothing, goes
+/// another way to its end.
+fn sweep(name: &str, (mut operator, mut cluster): (Operator, Cluster), event: Event, end: End) {
+    let mut sweep = Sweep::new(end);
+    loop {
+        let (mut other_operator, mut other) = (operator.restarted(), cluster.clone());
+        event(&mut other);
+        sweep.follow(&mut other_operator, &mut other);
+        match operator.run_writes(&mut cluster, 1, 700) {
             Ok(true) => {}
-            Ok(false) => return boundaries,
-            Err(broken) => panic!("after {boundaries} writes: {broken}"),
+            Ok(false) => break,
+            Err(broken) => panic!("after {} writes: {broken}", sweep.boundaries),
         }
     }
+    let Sweep { boundaries, merged, .. } = sweep;
+    say(&format!(
+        "sweep, {name}: {boundaries} points, {merged} of them come to a moment that was seen before"
+    ));
+    assert!(boundaries > 20, "the change has steps");
 }
 
 fn to_new(cluster: &mut Cluster) {
@@ -45,60 +81,124 @@ fn to_old(cluster: &mut Cluster) {
     cluster.set_image_tag(Some("v0.17.0"));
 }
 
-fn to_patch_release(cluster: &mut Cluster) {
-    cluster.publish_images("v0.17.5".parse().unwrap());
-    cluster.set_image_tag(Some("v0.17.5"));
+fn nothing(_: &mut Cluster) {}
+
+fn at_new(cluster: &Cluster) {
+    assert_at(cluster, &Release::V0_18_0);
 }
 
-fn report(what: &str, boundaries: usize) {
-    println!("{what}: {boundaries} boundaries");
-    assert!(boundaries > 20, "the change has steps");
+fn at_old(cluster: &Cluster) {
+    assert_at(cluster, &Release::V0_17_0);
 }
 
-#[test]
-fn a_patch_back_at_every_boundary_of_an_update() {
-    report("patch back", sweep(Release::V0_17_0, to_new, to_old, &Release::V0_17_0));
-}
-
-#[test]
-fn an_update_again_at_every_boundary_of_a_rollback() {
-    report("update again", sweep(Release::V0_18_0, to_old, to_new, &Release::V0_18_0));
+/// An installation of a release, and a change of it that begins.
+fn begun(nodes: usize, from: Release, change: Event) -> (Operator, Cluster) {
+    let (operator, mut cluster) = installed_on(nodes, from, 7);
+    change(&mut cluster);
+    (operator, cluster)
 }
 
 #[test]
-fn another_target_at_every_boundary_of_an_update() {
-    let end = "v0.17.5".parse().unwrap();
-    report("retarget", sweep(Release::V0_17_0, to_new, to_patch_release, &end));
+fn a_crash_after_every_write_of_an_installation() {
+    sweep(
+        "crash in an installation",
+        (Operator::default(), Cluster::new(2, Release::V0_17_0, 7)),
+        nothing,
+        at_old,
+    );
 }
 
 #[test]
-fn a_crash_after_every_single_write_comes_to_the_same_end() {
-    let straight = {
-        let (mut operator, mut cluster) = installed_on(2, Release::V0_17_0, 7);
-        to_new(&mut cluster);
-        settle(&mut operator, &mut cluster);
-        cluster.contents()
+fn a_crash_after_every_write_of_an_update() {
+    sweep("crash in an update", begun(2, Release::V0_17_0, to_new), nothing, at_new);
+}
+
+#[test]
+fn a_crash_after_every_write_of_a_rollback() {
+    sweep("crash in a rollback", begun(2, Release::V0_18_0, to_old), nothing, at_old);
+}
+
+#[test]
+fn a_crash_after_every_write_of_an_update_that_fails_and_returns() {
+    let (operator, mut cluster) = begun(3, Release::V0_17_0, to_new);
+    cluster.inject("virt-handler", Release::V0_18_0, Fault::Crashes);
+    sweep("crash in an update whose virt-handler fails", (operator, cluster), nothing, at_old);
+}
+
+#[test]
+fn a_crash_after_every_write_of_an_update_whose_controllers_fail() {
+    let (operator, mut cluster) = begun(2, Release::V0_17_0, to_new);
+    cluster.inject("virt-controller", Release::V0_18_0, Fault::ImageMissing);
+    sweep("crash in an update whose virt-controller fails", (operator, cluster), nothing, at_old);
+}
+
+#[test]
+fn a_crash_after_every_write_of_an_update_with_a_lost_node() {
+    let (operator, mut cluster) = begun(3, Release::V0_17_0, to_new);
+    cluster.lose_node("node-2");
+    sweep("crash in an update with a lost node", (operator, cluster), nothing, |cluster| {
+        let status = cluster.kubevirt().unwrap().status.clone().unwrap();
+        assert_eq!(status.observed_kube_virt_version.as_deref(), Some("v0.18.0"));
+    });
+}
+
+#[test]
+fn a_patch_back_after_every_write_of_an_update() {
+    sweep("patch back in an update", begun(2, Release::V0_17_0, to_new), to_old, at_old);
+}
+
+#[test]
+fn an_update_again_after_every_write_of_a_rollback() {
+    sweep("update again in a rollback", begun(2, Release::V0_18_0, to_old), to_new, at_new);
+}
+
+#[test]
+fn another_target_after_every_write_of_an_update() {
+    let to_patch_release: Event = |cluster| {
+        cluster.publish_images("v0.17.5".parse().unwrap());
+        cluster.set_image_tag(Some("v0.17.5"));
     };
-    let (mut operator, mut cluster) = installed_on(2, Release::V0_17_0, 7);
-    to_new(&mut cluster);
+    let at_patch_release: End = |cluster| assert_at(cluster, &"v0.17.5".parse().unwrap());
+    sweep(
+        "another target in an update",
+        begun(2, Release::V0_17_0, to_new),
+        to_patch_release,
+        at_patch_release,
+    );
+}
+
+#[test]
+fn a_cosmetic_change_after_every_write_of_an_update() {
+    sweep(
+        "cosmetic change in an update",
+        begun(2, Release::V0_17_0, to_new),
+        Cluster::set_log_verbosity,
+        at_new,
+    );
+}
+
+#[test]
+fn an_operator_that_dies_after_every_single_write_comes_to_the_same_end() {
+    let (mut operator, mut cluster) = begun(2, Release::V0_17_0, to_new);
+    let (mut straight_operator, mut straight) = (operator.clone(), cluster.clone());
+    settle(&mut straight_operator, &mut straight);
     let mut crashes = 0;
-    while operator.run_writes(&mut cluster, 1, 400).unwrap() {
+    while operator.run_writes(&mut cluster, 1, 700).unwrap() {
         operator = operator.restarted();
         crashes += 1;
     }
-    println!("crashes: {crashes}");
     settle(&mut operator, &mut cluster);
-    assert_at(&cluster, &Release::V0_18_0);
-    assert!(cluster.contents() == straight, "the same end");
+    say(&format!("an operator that dies after every write of an update: {crashes} crashes"));
+    at_new(&cluster);
+    assert!(cluster.contents() == straight.contents(), "the same end");
 }
 
 #[test]
 fn other_seeds_and_sizes_come_to_the_same_end() {
-    for seed in 0..3 {
-        let nodes = [1, 2, 5][usize::try_from(seed % 3).unwrap()];
+    for (seed, nodes) in [(0, 1), (1, 2), (2, 5), (3, 11)] {
         let (mut operator, mut cluster) = installed_on(nodes, Release::V0_17_0, seed);
         to_new(&mut cluster);
         settle(&mut operator, &mut cluster);
-        assert_at(&cluster, &Release::V0_18_0);
+        at_new(&cluster);
     }
 }

@@ -6,7 +6,7 @@ use kubevirt_sim::{Cluster, Operator};
 use kubevirt_types::Release;
 
 /// No road takes more seconds than this.
-const BOUND: usize = 2400;
+pub const BOUND: usize = 2400;
 
 pub fn settle(operator: &mut Operator, cluster: &mut Cluster) -> Plan {
     match operator.settle(cluster, BOUND) {
