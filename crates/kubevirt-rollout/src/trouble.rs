@@ -9,6 +9,10 @@ use crate::waiting::Cause;
 /// Scheduling is tried again so often that a younger pod which isn't scheduled says nothing.
 const SCHEDULING: SignedDuration = SignedDuration::from_secs(10);
 
+/// The lock changes hands, and the first heartbeat is on its way. A canary isn't proved before, so it isn't longer than
+/// the soak.
+const TAKEOVER: SignedDuration = SignedDuration::from_secs(5);
+
 /// What is wrong with a pod of the target; none while it may just take its time. A virt-handler that is alone on its node
 /// must be in charge of it.
 pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause> {
@@ -22,6 +26,9 @@ pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause>
     } else if pod.serves() {
         let (message, since) = not_schedulable(pod, view).filter(|_| in_charge)?;
         let since = begins(since);
+        if view.now < after(since, TAKEOVER.min(view.soak())) {
+            return None;
+        }
         (message, since, after(since, policy.schedulable_deadline))
     } else {
         let late = view.now >= after(since, policy.pod_deadline);
