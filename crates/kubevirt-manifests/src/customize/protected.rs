@@ -148,7 +148,7 @@ fn replicas<'a>(name: &str, after: &'a Value) -> Option<Change<'a>> {
 fn container<'a>(name: &str, before: &Value, after: &'a Value) -> Option<Change<'a>> {
     const PATH: &str = "spec.template.spec.containers";
     let Some(new) = own_container(name, after) else {
-        let rule = "the container of the component's name has to stay; a patch may change it and add others";
+        let rule = "the container of the component's name has to stay the first; a patch may change it and append others";
         return Some(Change {
             path: PATH.to_owned(),
             value: after.pointer("/spec/template/spec/containers"),
@@ -172,7 +172,7 @@ fn container<'a>(name: &str, before: &Value, after: &'a Value) -> Option<Change<
 }
 
 fn own_container<'a>(name: &str, object: &'a Value) -> Option<&'a Value> {
-    object.pointer("/spec/template/spec/containers")?.as_array()?.iter().find(|one| one["name"] == name)
+    object.pointer("/spec/template/spec/containers/0").filter(|first| first["name"] == name)
 }
 
 fn variable_of<'a>(container: &'a Value, name: &str) -> Option<&'a Value> {

@@ -178,6 +178,9 @@ fn what_is_protected() {
           virt-controller: somebody has to lead: expected at least 1"
         ]
     );
+    let before = r#"[{"op": "add", "path": "/spec/template/spec/containers/0", "value": {"name": "x"}}]"#;
+    let said = refusals(patches("json", "Deployment", "virt-api", before));
+    assert!(said[0].contains("changes spec.template.spec.containers of Deployment virt-api: "), "{said:?}");
     let whole = r#"[{"op": "replace", "path": "", "value": 1}]"#;
     assert_eq!(
         refusals(patches("json", "Deployment", "virt-api", whole)).len(),
