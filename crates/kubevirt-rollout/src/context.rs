@@ -37,6 +37,8 @@ pub(crate) struct View<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Nodes<'a> {
     by_name: BTreeMap<&'a str, &'a Node>,
+    /// Those that are NotReady, since when: few, so that asking for each pod's node costs little.
+    not_ready: BTreeMap<&'a str, Timestamp>,
     /// Nodes that couldn't run VMs when virt-handler's DaemonSet was changed last.
     unable_before: BTreeSet<&'a str>,
     /// When a virt-handler was last deleted, of those that are still there to be seen.
@@ -58,6 +60,11 @@ impl<'a> Nodes<'a> {
         }
         Self {
             by_name: observed.nodes.iter().map(|node| (node.name(), node)).collect(),
+            not_ready: observed
+                .nodes
+                .iter()
+                .filter_map(|node| Some((node.name(), node.not_ready_since?)))
+                .collect(),
             unable_before: unable.into_iter().flat_map(|list| list.split(',')).collect(),
             handler_deleted,
         }
@@ -174,8 +181,8 @@ impl<'a> View<'a> {
 
     /// The node of a pod and since when it is NotReady; none when it is Ready.
     pub fn not_ready_node(&self, pod: &'a Pod) -> Option<(&'a str, Timestamp)> {
-        let node = self.node(pod.node.as_deref()?)?;
-        Some((node.name(), node.not_ready_since?))
+        let (node, since) = self.nodes.not_ready.get_key_value(pod.node.as_deref()?)?;
+        Some((node, *since))
     }
 
     /// Whether a node that is NotReady since then is waited for no more.
@@ -362,17 +369,20 @@ pub(crate) fn is_managed(live: &Value) -> bool {
     live["metadata"]["labels"][labels::MANAGED_BY].as_str() == Some(labels::MANAGED_BY_OPERATOR)
 }
 
-/// Every release that a pod or a workload of the control plane is of; those on lost nodes only when asked for.
+/// Every release that a pod or a workload of the control plane is of, few as they are; those on lost nodes only when
+/// asked for.
 fn live_releases(view: View<'_>, lost_too: bool) -> Vec<(Component, Release)> {
     let mut releases = Vec::new();
     let lost = |pod: &Pod| view.not_ready_node(pod).is_some_and(|(_, since)| view.is_lost(since));
     for component in Component::ALL {
-        let pods =
-            view.acting(component).filter(|pod| lost_too || !lost(pod)).filter_map(|pod| pod.release.clone());
+        let mut seen: Vec<&Release> = Vec::new();
+        for pod in view.acting(component).filter(|pod| lost_too || !lost(pod)) {
+            seen.extend(pod.release.as_ref().filter(|release| !seen.contains(release)));
+        }
         let object = view.live(&component.key(view.namespace())).and_then(|live| {
             live["metadata"]["annotations"][labels::INSTALL_VERSION].as_str()?.parse::<Release>().ok()
         });
-        releases.extend(pods.chain(object).map(|release| (component, release)));
+        releases.extend(seen.into_iter().cloned().chain(object).map(|release| (component, release)));
     }
     releases
 }

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod certificates;
 pub mod identity;
 pub mod lead;
+pub mod made;
 pub mod metrics;
 pub mod observe;
 pub mod publish;

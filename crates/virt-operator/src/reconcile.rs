@@ -5,11 +5,12 @@ use kube::Client;
 use kubevirt_observe::ObserveError;
 use kubevirt_rollout::invariants::Violation;
 use kubevirt_rollout::observed::Operator;
-use kubevirt_rollout::{Observed, Plan, Policy, Stage, Step, WaitingOn, check, plan, status};
+use kubevirt_rollout::{Observed, Plan, Policy, Stage, Step, WaitingOn, check, plan_with, status};
 
 use crate::announce::Announcer;
 use crate::apply::{ApplyError, Executor};
 use crate::cache::Cache;
+use crate::made::Made;
 use crate::metrics;
 use crate::observe::Observer;
 use crate::publish::{PublishError, Publisher};
@@ -64,6 +65,7 @@ pub struct Reconciler {
     publisher: Publisher,
     announcer: Announcer,
     policy: Policy,
+    made: Made,
 }
 
 impl Reconciler {
@@ -75,6 +77,7 @@ impl Reconciler {
             announcer: Announcer::new(client.clone(), pod),
             observer: Observer::new(client, cache, operator),
             policy,
+            made: Made::default(),
         }
     }
 
@@ -86,7 +89,7 @@ impl Reconciler {
         }
         let observed = self.observer.observe().await?;
         let now = Timestamp::now();
-        let plan = plan(&observed, &self.policy, now);
+        let plan = plan_with(&observed, &self.policy, now, &|config| self.made.of(config));
         let (steps, farewell) = before_farewell(&plan.steps);
         let mut applied = match check(&plan, &observed, &self.policy, now) {
             Ok(()) => self.apply(steps).await,
