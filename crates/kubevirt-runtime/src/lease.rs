@@ -7,6 +7,8 @@
 mod decision;
 mod elector;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;
