@@ -291,12 +291,12 @@ fn flags_that_are_refused() {
 
 #[test]
 fn what_is_said_is_short() {
-    let long = "x".repeat(5000);
+    let long = "x".repeat(2000);
     let patch =
         json!({"resourceType": "Deployment", "resourceName": "virt-api", "patch": format!("{long}: 1")});
     let flags = json!({"api": {format!("{long}!"): long}});
     let texts = [
-        json!({"patches": vec![patch; 11], "flags": flags}),
+        json!({"patches": vec![patch.clone(); 10], "flags": flags}),
         json!({"flags": flags}),
         patches("json", "*", &long, "[]"),
         patches("json", "*", "*", &json!([{"op": "remove", "path": format!("/{long}")}]).to_string()),
@@ -323,9 +323,10 @@ fn what_is_said_is_short() {
     ];
     for customize in texts {
         let said = refusals(customize);
-        assert!((1..=10).contains(&said.len()), "{}", said.len());
+        assert!(!said.is_empty());
         assert!(said.iter().all(|text| text.len() < 1000), "{:.300}", said[0]);
     }
+    assert_eq!(refusals(json!({"patches": vec![patch; 11]})).len(), 10);
 }
 
 #[test]
@@ -348,7 +349,7 @@ fn the_form_is_known_without_the_release() {
     );
     assert!(form(patches("json", "Deployment", "virt-apis", "[]")).is_err());
     assert!(form(patches("json", "Deployment", "virt-api", "no")).is_err());
-    assert!(form(patches("merge", "Deployment", "virt-api", &"x".repeat(70_000))).is_err());
+    assert!(form(patches("merge", "Deployment", "virt-api", &format!("a: {}", "x".repeat(70_000)))).is_err());
 }
 
 #[test]
