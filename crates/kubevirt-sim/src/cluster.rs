@@ -11,7 +11,7 @@ use kubevirt_types::{KubeVirt, ObjectKey, Release};
 use serde_json::{Value, json};
 
 use crate::misfortune::FaultRule;
-use crate::pods::{SimNode, SimPod};
+use crate::pods::{HANDLER, SimNode, SimPod};
 use crate::random::Random;
 use crate::workloads::ReplicaSet;
 
@@ -171,11 +171,14 @@ impl Cluster {
 
     /// Nodes on which a virt-handler with a fault holds the lock, or no virt-handler serves because of one.
     pub fn affected_nodes(&self) -> Vec<String> {
+        self.affected_by(|_| true)
+    }
+
+    /// The same, of those virt-handlers that are `of` something.
+    pub(crate) fn affected_by(&self, of: impl Fn(&SimPod) -> bool) -> Vec<String> {
         let affected = |node: &&SimNode| {
-            let here = |pod: &&SimPod| {
-                pod.component == crate::pods::HANDLER && pod.node.as_deref() == Some(&node.name)
-            };
-            let faulty = |pod: &&SimPod| here(pod) && pod.lives() && self.fault(pod).is_some();
+            let here = |pod: &&SimPod| pod.component == HANDLER && pod.node.as_deref() == Some(&node.name);
+            let faulty = |pod: &&SimPod| here(pod) && pod.lives() && of(pod) && self.fault(pod).is_some();
             let holds = |pod: &SimPod| node.holder.as_ref().is_some_and(|(uid, _)| *uid == pod.uid);
             let served = self.pods.iter().filter(here).any(SimPod::serves);
             self.pods.iter().filter(faulty).any(|pod| holds(pod) || !served)

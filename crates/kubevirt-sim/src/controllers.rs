@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 
 /// How long the API server takes to enforce a new admission policy.
-const GUARD_DELAY: SignedDuration = SignedDuration::from_secs(2);
+pub(crate) const GUARD_DELAY: SignedDuration = SignedDuration::from_secs(2);
 
 impl Cluster {
     /// One second passes.

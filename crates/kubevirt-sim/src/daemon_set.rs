@@ -51,16 +51,20 @@ impl Actions {
     }
 }
 
-/// One step: nodes that need a pod or have too many first, and when there are none the rolling update. The pods of
-/// a node are in the order of their making; the nodes in no order that anybody may count on.
-pub fn step(max_surge: MaxSurge, nodes: &[(String, Vec<DaemonPod>)]) -> Actions {
-    let managed = manage(nodes);
-    if managed.is_empty() { roll(max_surge.of(nodes.len()), nodes) } else { managed }
+/// One step: nodes that need a pod or have too many first, and when there are none the rolling update, unless the
+/// strategy is OnDelete: then there is no surge. The pods of a node are in the order of their making; the nodes in no
+/// order that anybody may count on.
+pub fn step(max_surge: Option<MaxSurge>, nodes: &[(String, Vec<DaemonPod>)]) -> Actions {
+    let managed = manage(max_surge.is_some(), nodes);
+    match max_surge {
+        Some(max_surge) if managed.is_empty() => roll(max_surge.of(nodes.len()), nodes),
+        Some(_) | None => managed,
+    }
 }
 
 /// One pod on every node, and two only while a new one becomes available beside an old one that is Ready. Where the
-/// only pod is ending, none is made until it is gone.
-fn manage(nodes: &[(String, Vec<DaemonPod>)]) -> Actions {
+/// only pod is ending, none is made until it is gone. Without surge the oldest stays.
+fn manage(surges: bool, nodes: &[(String, Vec<DaemonPod>)]) -> Actions {
     let mut actions = Actions::default();
     for (node, pods) in nodes {
         if pods.is_empty() {
@@ -68,6 +72,10 @@ fn manage(nodes: &[(String, Vec<DaemonPod>)]) -> Actions {
         }
         let running = || pods.iter().filter(|pod| !pod.deleting);
         if running().count() < 2 {
+            continue;
+        }
+        if !surges {
+            actions.delete.extend(running().skip(1).map(|pod| pod.uid.clone()));
             continue;
         }
         let new = running().find(|pod| pod.new);
@@ -119,7 +127,7 @@ mod tests {
         }
     }
 
-    fn told(max_surge: MaxSurge, nodes: &[&[&str]]) -> String {
+    fn told(max_surge: Option<MaxSurge>, nodes: &[&[&str]]) -> String {
         let nodes: Vec<_> = nodes
             .iter()
             .enumerate()
@@ -131,8 +139,8 @@ mod tests {
 
     #[test]
     fn one_step() {
-        let one = MaxSurge::Number(1);
-        let cases: [(&str, MaxSurge, &[&[&str]], &str); 18] = [
+        let one = Some(MaxSurge::Number(1));
+        let cases: [(&str, Option<MaxSurge>, &[&[&str]], &str); 20] = [
             ("nothing anywhere", one, &[&[], &[]], "+0,1 -"),
             ("all is new", one, &[&["na"], &["n"]], "+ -"),
             ("one node at a time", one, &[&["oa"], &["oa"]], "+0 -"),
@@ -140,16 +148,18 @@ mod tests {
             ("nor while it isn't available", one, &[&["oa", "nr"], &["oa"]], "+ -"),
             ("available: the old one goes", one, &[&["oa", "na"], &["oa"]], "+ -oa"),
             ("an ending one doesn't count", one, &[&["oad", "na"], &["oa"]], "+1 -"),
-            ("two at a time", MaxSurge::Number(2), &[&["oa"], &["oa"], &["oa"]], "+0,1 -"),
-            ("a tenth, rounded up", MaxSurge::Percent(10), &[&["oa"], &["oa"], &["oa"]], "+0 -"),
-            ("two thirds, rounded up", MaxSurge::Percent(67), &[&["oa"], &["oa"], &["oa"]], "+0,1,2 -"),
-            ("no surge at all", MaxSurge::Number(0), &[&["oa"]], "+ -"),
+            ("two at a time", Some(MaxSurge::Number(2)), &[&["oa"], &["oa"], &["oa"]], "+0,1 -"),
+            ("a tenth, rounded up", Some(MaxSurge::Percent(10)), &[&["oa"], &["oa"], &["oa"]], "+0 -"),
+            ("two thirds, rounded up", Some(MaxSurge::Percent(67)), &[&["oa"], &["oa"], &["oa"]], "+0,1,2 -"),
+            ("no surge at all", Some(MaxSurge::Number(0)), &[&["oa"]], "+ -"),
             ("an old one that isn't Ready is outside the budget", one, &[&["o"], &["oa"], &["oa"]], "+0,1 -"),
             ("so is one that is Ready and not available", one, &[&["or"], &["or"], &["oa"]], "+0,1,2 -"),
             ("but then it counts", one, &[&["or", "n"], &["oa"]], "+ -"),
             ("an old one that isn't Ready goes as soon as a new one is made", one, &[&["o", "n"]], "+ -o"),
             ("of two old ones the older stays", one, &[&["oa", "or"], &["oa"]], "+ -or"),
             ("of two new ones too", one, &[&["oa", "nr", "n"]], "+ -n"),
+            ("OnDelete: nothing old is replaced", None, &[&["oa"], &[]], "+1 -"),
+            ("OnDelete: the oldest stays, whatever it is", None, &[&["o", "na"]], "+ -na"),
             ("where the only one is ending nobody comes", one, &[&["oad"], &["oa"]], "+1 -"),
         ];
         for (name, surge, nodes, expected) in cases {

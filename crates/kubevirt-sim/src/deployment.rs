@@ -31,10 +31,17 @@ pub struct Scale {
     pub old: Vec<usize>,
 }
 
+impl Scale {
+    /// As it is: what a paused Deployment's controller does.
+    pub fn same(new: Set, old: &[Set]) -> Self {
+        Self { new: new.replicas, old: old.iter().map(|set| set.replicas).collect() }
+    }
+}
+
 /// One step of a rolling update: the new set grows as far as the surge allows; when it has nothing to grow, old pods
 /// that don't serve go first, and then as many others as there are more available ones than wanted.
 pub fn step(spec: Spec, new: Set, old: &[Set]) -> Scale {
-    let mut scale = Scale { new: new.replicas, old: old.iter().map(|set| set.replicas).collect() };
+    let mut scale = Scale::same(new, old);
     let total = new.replicas + scale.old.iter().sum::<usize>();
     if new.replicas != spec.replicas {
         let room = (spec.replicas + spec.max_surge).saturating_sub(total);

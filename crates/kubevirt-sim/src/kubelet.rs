@@ -11,7 +11,7 @@ const LONGEST_BACK_OFF: i64 = 300;
 /// How long it waits before it tries to pull an image again.
 const PULL_AGAIN: i64 = 20;
 /// A readiness probe that fails makes a pod unready after so long: three failures, two seconds apart.
-const PROBE: SignedDuration = SignedDuration::from_secs(6);
+pub(crate) const PROBE: SignedDuration = SignedDuration::from_secs(6);
 
 /// What a pod's container does.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,6 +17,7 @@ pub mod promise;
 pub mod random;
 mod say;
 mod sequence;
+pub mod small;
 mod users;
 mod view;
 mod workloads;

@@ -1,6 +1,6 @@
 //! What goes wrong: images, nodes, vandals. A misfortune takes what it takes; the operator may take nothing more.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kubevirt_manifests::InstallConfig;
 use kubevirt_types::{ObjectKey, Release};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::pods::SimPod;
 
 /// Something that is wrong with an image, or with what it meets where it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// The image can't be pulled.
     ImageMissing,
@@ -47,9 +47,10 @@ impl Fault {
 /// Which pods have a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FaultRule {
-    image: String,
-    node: Option<String>,
-    fault: Fault,
+    pub(crate) image: String,
+    pub(crate) node: Option<String>,
+    pub(crate) fault: Fault,
+    since: Timestamp,
 }
 
 /// How long after its last sign of life a node is NotReady.
@@ -58,17 +59,17 @@ pub(crate) const NODE_GRACE: SignedDuration = SignedDuration::from_secs(40);
 pub(crate) const EVICTION: SignedDuration = SignedDuration::from_secs(300);
 
 impl Cluster {
-    /// From now on, pods of a component of a release fail.
+    /// Pods of a component of a release that are made from now on fail.
     pub fn inject(&mut self, component: &str, release: Release, fault: Fault) {
         let image = InstallConfig { release, ..self.operator.clone() }.image(component);
         self.inject_image(&image, None, fault);
     }
 
-    /// From now on, pods with this image fail; with a node only those there.
+    /// Pods with this image that are made from now on fail; with a node only those there.
     pub fn inject_image(&mut self, image: &str, node: Option<&str>, fault: Fault) {
         self.meddle();
         let node = node.map(str::to_owned);
-        self.faults.push(FaultRule { image: image.to_owned(), node, fault });
+        self.faults.push(FaultRule { image: image.to_owned(), node, fault, since: self.now });
     }
 
     /// Nothing is wrong with any image any more.
@@ -79,8 +80,11 @@ impl Cluster {
 
     /// What this pod has.
     pub(crate) fn fault(&self, pod: &SimPod) -> Option<Fault> {
-        let here =
-            |rule: &&FaultRule| rule.image == pod.image && (rule.node.is_none() || rule.node == pod.node);
+        let here = |rule: &&FaultRule| {
+            rule.image == pod.image
+                && (rule.node.is_none() || rule.node == pod.node)
+                && rule.since <= pod.created
+        };
         self.faults.iter().find(here).map(|rule| rule.fault)
     }
 
@@ -102,8 +106,10 @@ impl Cluster {
     /// It is back, with all that ran there.
     pub fn return_node(&mut self, name: &str) {
         self.meddle();
+        let now = self.now;
         if let Some(node) = self.nodes.iter_mut().find(|node| node.name == name) {
             node.silent_since = None;
+            node.back_since = Some(now);
         }
     }
 

@@ -21,6 +21,9 @@ pub struct Operator {
     /// Whether it refuses plans that break an invariant, as the real one does. Without that the promise shows what
     /// they would have done.
     pub checks: bool,
+    /// What the promise may be broken in for now, by its number: what a write of another leader, that was on its way
+    /// when the lease was lost, may do until it is put right.
+    pub tolerates: Vec<&'static str>,
     /// Plans that were made.
     pub plans: usize,
     promise: Promise,
@@ -34,6 +37,7 @@ impl Default for Operator {
             policy: Policy::default(),
             planner: plan_with,
             checks: true,
+            tolerates: vec![],
             plans: 0,
             promise: Promise::default(),
             sequence: Sequence::default(),
@@ -70,6 +74,7 @@ impl Operator {
             policy: self.policy.clone(),
             planner: self.planner,
             checks: self.checks,
+            tolerates: self.tolerates.clone(),
             plans: self.plans,
             promise: self.promise.clone(),
             sequence: Sequence::default(),
@@ -83,7 +88,7 @@ impl Operator {
     /// What was broken, in words.
     pub fn reconcile(&mut self, cluster: &mut Cluster, budget: usize) -> Result<Outcome, String> {
         let observed = cluster.observe();
-        self.reconcile_from(cluster, &observed, budget)
+        self.carry_out(cluster, &observed, budget)
     }
 
     /// One run on a view that may be stale.
@@ -91,6 +96,18 @@ impl Operator {
     /// # Errors
     /// What was broken, in words.
     pub fn reconcile_from(
+        &mut self,
+        cluster: &mut Cluster,
+        observed: &Observed,
+        budget: usize,
+    ) -> Result<Outcome, String> {
+        self.sequence.unsure();
+        let outcome = self.carry_out(cluster, observed, budget);
+        self.sequence.unsure();
+        outcome
+    }
+
+    fn carry_out(
         &mut self,
         cluster: &mut Cluster,
         observed: &Observed,
@@ -133,7 +150,8 @@ impl Operator {
     /// # Errors
     /// What is broken, in words.
     pub fn watch(&mut self, cluster: &Cluster) -> Result<(), String> {
-        let broken = self.promise.broken(cluster, &self.policy);
+        let mut broken = self.promise.broken(cluster, &self.policy);
+        broken.retain(|broken| !self.tolerates.iter().any(|number| broken.starts_with(number)));
         if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
     }
 
@@ -195,6 +213,7 @@ impl Operator {
     /// Watches what another operator has watched until now: there is one world, whoever changes it.
     pub fn watch_like(&mut self, other: &Self) {
         self.promise = other.promise.clone();
+        self.tolerates.clone_from(&other.tolerates);
     }
 
     /// Goes on until the target is this release and everything serves in it.
@@ -225,7 +244,10 @@ impl Operator {
     }
 
     /// A run of the loop, if one is due: something has changed, or it is time to look again.
-    pub(crate) fn second(&mut self, cluster: &mut Cluster) -> Result<Option<Outcome>, String> {
+    ///
+    /// # Errors
+    /// What was broken, in words.
+    pub fn second(&mut self, cluster: &mut Cluster) -> Result<Option<Outcome>, String> {
         if self.wake(cluster) > 0 {
             return Ok(None);
         }

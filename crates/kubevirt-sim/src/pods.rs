@@ -66,6 +66,8 @@ pub struct SimNode {
     /// Its kubelet is silent.
     pub(crate) silent_since: Option<Timestamp>,
     pub(crate) not_ready_since: Option<Timestamp>,
+    /// When its kubelet came back last.
+    pub(crate) back_since: Option<Timestamp>,
     pub(crate) cordoned: bool,
     /// The virt-handler that holds the lock, by uid, and since when.
     pub(crate) holder: Option<(String, Timestamp)>,
@@ -83,6 +85,7 @@ impl SimNode {
             name,
             silent_since: None,
             not_ready_since: None,
+            back_since: None,
             cordoned: false,
             holder: None,
             schedulable: None,

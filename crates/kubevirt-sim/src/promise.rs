@@ -19,6 +19,10 @@ use crate::pods::{HANDLER, SimNode, SimPod};
 /// What the lock needs to go from one virt-handler to the next, at most.
 const HAND_OVER: SignedDuration = SignedDuration::from_secs(3);
 
+/// A pod that has just become Ready again is none that a DaemonSet's controller spares, however fast it may go: a node
+/// that was away counts again after so long.
+const SETTLED: SignedDuration = SignedDuration::from_mins(3);
+
 /// What was reached once, and must not be lost again.
 #[derive(Debug, Clone, Default)]
 pub struct Promise {
@@ -163,9 +167,11 @@ impl Promise {
         let soak = cluster.kubevirt.as_ref().map_or(policy.soak, |kubevirt| policy.soak(&kubevirt.spec));
         let beside = |node: &&SimNode| {
             let pods = || handlers_on(cluster, node).filter(|pod| pod.lives());
+            let just_back = node.back_since.is_some_and(|at| cluster.now.duration_since(at) < SETTLED);
             node.works()
+                && !just_back
                 && pods().any(|pod| is_new(&pod) && pod.ready_since.is_none())
-                && pods().any(|pod| !is_new(&pod) && pod.ready_since.is_some())
+                && pods().any(|pod| !is_new(&pod) && pod.ready_since.is_some() && pod.life.restarts == 0)
         };
         let proved = cluster.nodes.iter().any(|node| {
             node.schedulable == Some("true")
@@ -182,7 +188,7 @@ impl Promise {
             MaxSurge::Percent(policy.spread_percent).of(cluster.nodes.len()).max(1)
         } else {
             let affected: Vec<String> = cluster
-                .affected_nodes()
+                .affected_by(|pod| is_new(&pod))
                 .into_iter()
                 .filter(|name| cluster.nodes.iter().any(|node| node.name == *name && node.works()))
                 .collect();
@@ -213,7 +219,7 @@ impl Promise {
             && cluster.guard_refuses(kind.plural()).is_none();
         let lacking = self.live(cluster).find(|pod| !kind.exists_in(&pod.release));
         match (open, lacking) {
-            (true, Some(pod)) => Some(format!("{} may be used beside {}", kind.name(), pod.name)),
+            (true, Some(pod)) => Some(format!("CRDs: {} may be used beside {}", kind.name(), pod.name)),
             _ => None,
         }
     }

@@ -36,6 +36,11 @@ struct Forms {
 }
 
 impl Sequence {
+    /// The last plan was made from a view that may have been stale: it says nothing about the target.
+    pub fn unsure(&mut self) {
+        self.rested = false;
+    }
+
     /// Looks at a plan before it is carried out.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ impl Cluster {
     /// A user asks for another try (`virtctl update retry`).
     pub fn retry_update(&mut self) {
         self.touch();
-        let value = self.version.to_string();
+        let value = self.now.to_string();
         if let Some(kubevirt) = &mut self.kubevirt {
             let annotations = kubevirt.metadata.annotations.get_or_insert_default();
             annotations.insert(labels::RETRY_UPDATE.to_owned(), value);

@@ -32,12 +32,16 @@ pub(crate) fn is_available(pod: &SimPod, min_ready: SignedDuration, now: Timesta
     pod.ready_since.is_some_and(|since| now.duration_since(since) >= min_ready)
 }
 
-/// A DaemonSet's maxSurge; one where it says none.
-pub(crate) fn max_surge(live: &Value) -> MaxSurge {
-    match &live["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] {
-        Value::String(percent) => MaxSurge::Percent(percent.trim_end_matches('%').parse().unwrap_or(0)),
-        number => MaxSurge::Number(number.as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)),
+/// A DaemonSet's maxSurge, one where it says none; none when it replaces nothing by itself.
+fn max_surge(live: &Value) -> Option<MaxSurge> {
+    let strategy = &live["spec"]["updateStrategy"];
+    if strategy["type"] == "OnDelete" {
+        return None;
     }
+    Some(match &strategy["rollingUpdate"]["maxSurge"] {
+        Value::String(percent) => MaxSurge::Percent(percent.trim_end_matches('%').parse().unwrap_or(0)),
+        number => MaxSurge::Number(count(number, 1)),
+    })
 }
 
 fn count(value: &Value, otherwise: usize) -> usize {
@@ -114,7 +118,10 @@ impl Cluster {
             max_unavailable: count(&rolling["maxUnavailable"], 0),
         };
         let old: Vec<Set> = old_at.iter().copied().map(see).collect();
-        let scale = deployment::step(spec, see(new_at), &old);
+        let scale = match live["spec"]["paused"] == true {
+            true => deployment::Scale::same(see(new_at), &old),
+            false => deployment::step(spec, see(new_at), &old),
+        };
         for (at, replicas) in old_at.into_iter().zip(scale.old).chain([(new_at, scale.new)]) {
             self.replica_sets[at].replicas = replicas;
             self.run_replica_set(key, at);

@@ -94,7 +94,9 @@ impl Sequence {
     fn event(&mut self) {
         self.events += 1;
         let nodes = self.cluster.nodes();
-        match self.random.below(17) {
+        let event = self.random.below(17);
+        self.cluster.log.push(format!("> event {event} at {}", self.cluster.now()));
+        match event {
             0..=2 => {
                 self.target = pick(&mut self.random, &Release::ALL).unwrap();
                 self.cluster.set_image_tag(Some(&self.target.to_string()));

@@ -8,6 +8,7 @@ mod support;
 use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
+use kubevirt_rollout::Plan;
 use kubevirt_sim::{Cluster, Fault, Operator};
 use kubevirt_types::Release;
 use kubevirt_types::kubevirt::OnFailure;
@@ -80,7 +81,14 @@ impl Day {
     }
 
     fn second(&mut self) {
-        let plan = self.operator.reconcile(&mut self.cluster, usize::MAX).unwrap().plan;
+        if let Some(outcome) = self.operator.second(&mut self.cluster).unwrap() {
+            self.tell(&outcome.plan);
+        }
+        self.cluster.tick();
+        self.operator.watch(&self.cluster).unwrap();
+    }
+
+    fn tell(&mut self, plan: &Plan) {
         let mut text = format!("{:?} {}", plan.direction, plan.stage);
         match &plan.steps[..] {
             [] => {}
@@ -94,8 +102,6 @@ impl Day {
             self.line(&text);
         }
         self.last = text;
-        self.cluster.tick();
-        self.operator.watch(&self.cluster).unwrap();
     }
 }
 

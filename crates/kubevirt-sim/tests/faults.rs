@@ -9,7 +9,7 @@ use kubevirt_rollout::Policy;
 use kubevirt_sim::{Cluster, Fault, Operator, say};
 use kubevirt_types::Release;
 use kubevirt_types::kubevirt::{FailedUpdate, OnFailure};
-use support::{assert_at, condition, installed_on, settle};
+use support::{assert_at, but_notes, condition, installed_on, settle};
 
 const NEW: Release = Release::V0_18_0;
 const OLD: Release = Release::V0_17_0;
@@ -83,10 +83,10 @@ fn words(fault: Fault) -> &'static str {
 
 #[test]
 fn a_failing_handler_harms_one_node_at_most_is_named_and_goes_by_itself() {
-    for nodes in [1, 3, 12] {
+    for nodes in [1, 3] {
         for fault in ALL {
             let (mut operator, mut cluster) = installed_on(nodes, OLD, 1);
-            let before = cluster.contents();
+            let before = but_notes(&cluster);
             cluster.inject("virt-handler", NEW, fault);
             let start = cluster.now();
             let story = until_named(&mut operator, &mut cluster, limit(fault));
@@ -100,7 +100,7 @@ fn a_failing_handler_harms_one_node_at_most_is_named_and_goes_by_itself() {
 
             settle(&mut operator, &mut cluster);
             assert_at(&cluster, &OLD);
-            assert!(cluster.contents() == before, "{fault:?}");
+            assert!(but_notes(&cluster) == before, "{fault:?}");
             assert!(cluster.affected_nodes().is_empty());
             assert_eq!(condition(&cluster, "Degraded").0, "True", "it is still said");
             let back = cluster.now().duration_since(start).as_secs();
@@ -117,7 +117,7 @@ fn a_failing_controller_or_api_takes_nothing_away_and_goes_by_itself() {
     for component in ["virt-controller", "virt-api"] {
         for fault in ALL.into_iter().filter(|fault| !fault.is_handlers()) {
             let (mut operator, mut cluster) = installed_on(2, OLD, 1);
-            let before = cluster.contents();
+            let before = but_notes(&cluster);
             cluster.inject(component, NEW, fault);
             // the handlers and the other component are rolled before
             let story = until_named(&mut operator, &mut cluster, limit(fault) + 400);
@@ -126,7 +126,7 @@ fn a_failing_controller_or_api_takes_nothing_away_and_goes_by_itself() {
             assert!(failure.cause.contains(words(fault)), "{fault:?}: {}", failure.cause);
             settle(&mut operator, &mut cluster);
             assert_at(&cluster, &OLD);
-            assert!(cluster.contents() == before, "{fault:?}");
+            assert!(but_notes(&cluster) == before, "{fault:?}");
             say(&format!("{component} {fault:?}: named after {} s", story.named));
         }
     }
@@ -134,23 +134,33 @@ fn a_failing_controller_or_api_takes_nothing_away_and_goes_by_itself() {
 
 #[test]
 fn a_pause_stays_where_it_is_until_the_spec_changes() {
-    for fault in [Fault::ImageMissing, Fault::Crashes, Fault::NodeUnable] {
+    let faults = [
+        Fault::ImageMissing,
+        Fault::Crashes,
+        Fault::NodeUnable,
+        Fault::CrashesAfter(30),
+        Fault::CrashesAfter(60),
+    ];
+    for fault in faults {
         let (mut operator, mut cluster) = installed_on(3, OLD, 1);
-        let before = cluster.contents();
+        let before = but_notes(&cluster);
         cluster.set_on_failure(OnFailure::Pause);
         cluster.inject("virt-handler", NEW, fault);
         let story = until_named(&mut operator, &mut cluster, limit(fault));
         assert_eq!(story.failure.action, OnFailure::Pause);
-        operator.run(&mut cluster, 600).unwrap();
+        for _ in 0..120 {
+            operator.run(&mut cluster, 5).unwrap();
+            let affected = cluster.affected_nodes();
+            assert!(affected.len() <= 1, "{fault:?}, paused: {affected:?}");
+        }
         let new = cluster.observe().pods.iter().filter(|pod| pod.release == Some(NEW)).count();
         assert!(new <= 2, "the canary, and what stood by when it failed: {new}");
-        assert!(cluster.affected_nodes().len() <= 1);
         assert_eq!(condition(&cluster, "Available").0, "True");
         cluster.set_image_tag(Some(&OLD.to_string()));
         settle(&mut operator, &mut cluster);
         assert_at(&cluster, &OLD);
         assert_eq!(failed(&cluster), None, "another target is another story");
-        assert!(cluster.contents() == before);
+        assert!(but_notes(&cluster) == before);
     }
 }
 
@@ -184,6 +194,7 @@ fn a_failing_release_fixed_by_another_one_goes_forward() {
     cluster.publish_images("v0.18.1".parse().unwrap());
     cluster.inject("virt-handler", NEW, Fault::NodeUnable);
     until_named(&mut operator, &mut cluster, limit(Fault::NodeUnable));
+    operator.run(&mut cluster, 10).unwrap();
     cluster.set_image_tag(Some("v0.18.1"));
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &"v0.18.1".parse().unwrap());
@@ -192,13 +203,13 @@ fn a_failing_release_fixed_by_another_one_goes_forward() {
 #[test]
 fn a_change_of_the_same_release_that_fails_goes_back_too() {
     let (mut operator, mut cluster) = installed_on(3, NEW, 1);
-    let before = cluster.contents();
+    let before = but_notes(&cluster);
     cluster.inject_image("elsewhere/virt-handler:v0.18.0", None, Fault::ImageMissing);
     cluster.set_registry("elsewhere");
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &NEW);
     assert!(failed(&cluster).unwrap().cause.contains("can't be pulled"));
-    assert!(cluster.contents() == before, "what runs is what ran");
+    assert!(but_notes(&cluster) == before, "what runs is what ran");
 }
 
 #[test]

@@ -25,15 +25,13 @@ fn workload(kind: &str, name: &str) -> ObjectKey {
 fn in_stage(stage: Stage) -> (Cluster, Observed, Plan) {
     let (mut operator, mut cluster) = installed(Release::V0_17_0);
     cluster.set_image_tag(Some("v0.18.0"));
-    for _ in 0..300 {
-        let observed = cluster.observe();
-        let plan =
-            plan_with(&observed, &Policy::default(), cluster.now(), &|config| cluster.manifests(config));
-        check(&plan, &observed, &Policy::default(), cluster.now()).unwrap();
-        if plan.stage == stage {
-            return (cluster, observed, plan);
+    for _ in 0..600 {
+        let (before, observed) = (cluster.clone(), cluster.observe());
+        if let Some(outcome) = operator.second(&mut cluster).unwrap()
+            && outcome.plan.stage == stage
+        {
+            return (before, observed, outcome.plan);
         }
-        operator.reconcile(&mut cluster, usize::MAX).unwrap();
         cluster.tick();
     }
     panic!("{stage} never came");

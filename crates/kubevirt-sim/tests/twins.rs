@@ -399,7 +399,7 @@ fn skips_the_guard(observed: &Observed, policy: &Policy, now: Timestamp, make: M
 
 #[test]
 fn a_new_kind_without_a_guard() {
-    caught(skips_the_guard, "CrdsInUse", "VirtualMachineInstanceReplicaSet may be used beside");
+    caught(skips_the_guard, "CrdsInUse", "CRDs: VirtualMachineInstanceReplicaSet may be used beside");
 }
 
 #[test]

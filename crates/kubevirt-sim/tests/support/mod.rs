@@ -15,8 +15,28 @@ pub fn settle(operator: &mut Operator, cluster: &mut Cluster) -> Plan {
     }
 }
 
+/// The last writes, and the virt-handlers as they are.
 pub fn tail(cluster: &Cluster) -> String {
-    cluster.log[cluster.log.len().saturating_sub(25)..].join("\n")
+    let mut told = cluster.log[cluster.log.len().saturating_sub(25)..].join("\n");
+    let ago = |at: Option<jiff::Timestamp>| at.map(|at| cluster.now().duration_since(at).as_secs());
+    let observed = cluster.observe();
+    for pod in observed.pods.iter().filter(|pod| pod.component == "virt-handler") {
+        let line = format!(
+            "\n{} on {}: {} made {:?} ready {:?} deleting {:?} s ago, {} restarts",
+            pod.name,
+            pod.node.as_deref().unwrap_or_default(),
+            pod.release.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ago(Some(pod.created)),
+            ago(pod.ready_since),
+            ago(pod.deleting_since),
+            pod.restarts,
+        );
+        told.push_str(&line);
+    }
+    for node in observed.nodes.iter().filter(|node| node.not_ready_since.is_some()) {
+        told.push_str(&format!("\nnode {} NotReady {:?} s", node.name(), ago(node.not_ready_since)));
+    }
+    told
 }
 
 /// Everything serves in this release and the status says so.
@@ -75,4 +95,15 @@ pub fn has_only(cluster: &Cluster, node: &str, release: &Release) -> bool {
     });
     here.next().is_some_and(|pod| pod.serves() && pod.release.as_ref() == Some(release))
         && here.next().is_none()
+}
+
+/// What lives, but for notes about nodes on the DaemonSet: of it only the spec.
+pub fn but_notes(
+    cluster: &Cluster,
+) -> std::collections::BTreeMap<kubevirt_types::ObjectKey, serde_json::Value> {
+    let mut contents = cluster.contents();
+    for (_, live) in contents.iter_mut().filter(|(key, _)| key.kind == "DaemonSet") {
+        *live = live["spec"].take();
+    }
+    contents
 }
