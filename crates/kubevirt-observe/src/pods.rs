@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as ApiPod};
 use kubevirt_rollout::observed::{Crash, Pod, Trouble};
 use kubevirt_types::labels;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// Waiting for one of these reasons passes by itself.
@@ -15,7 +16,7 @@ const STOPPED: i32 = 143;
 
 /// The facts of a pod; none of a pod that has ended, or that the API server wouldn't store.
 pub fn pod(object: &Value) -> Option<Pod> {
-    let pod: ApiPod = serde_json::from_value(object.clone()).ok()?;
+    let pod = ApiPod::deserialize(object).ok()?;
     // What has ended acts no more, and its controller has made another. An evicted pod stays like this for good.
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Failed" | "Succeeded")) {

@@ -4,7 +4,7 @@ use kube::core::DynamicObject;
 use kubevirt_types::ObjectKey;
 use serde_json::Value;
 
-use crate::kinds::{CRD, KindRow};
+use crate::kinds::{CRD, KindRow, NODE, POD};
 
 /// Every object of the table of kinds, as it was seen.
 pub trait Source {
@@ -18,13 +18,24 @@ pub trait Source {
     fn may_read(&self, kind: &str) -> bool;
 }
 
-/// Managed fields and a node's list of images are most of an object's size. Of a CRD they say when it was changed.
+/// Thousands of nodes and pods are read in every round, and most of what they say is nobody's business here. Of a CRD
+/// the managed fields say when it was changed.
 pub fn drop_what_nobody_reads(row: &KindRow, object: &mut DynamicObject) {
     if row.kind != CRD {
         object.metadata.managed_fields = None;
     }
-    if let Some(status) = object.data.get_mut("status").and_then(Value::as_object_mut) {
-        status.remove("images");
+    let read: [(&str, &[&str]); 2] = match row.kind {
+        NODE => [("spec", &["taints", "unschedulable"]), ("status", &["conditions"])],
+        POD => [
+            ("spec", &["nodeName", "affinity"]),
+            ("status", &["phase", "conditions", "containerStatuses", "initContainerStatuses"]),
+        ],
+        _ => return,
+    };
+    for (part, fields) in read {
+        if let Some(part) = object.data.get_mut(part).and_then(Value::as_object_mut) {
+            part.retain(|field, _| fields.contains(&field.as_str()));
+        }
     }
 }
 
