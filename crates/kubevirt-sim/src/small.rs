@@ -6,16 +6,18 @@
 //! # Why two worlds with one print have one future
 //! The print leaves out resourceVersions, uids, names made from them, and absolute times. Nothing that decides reads
 //! them: a resourceVersion or a uid is only ever compared with the one that was seen, and whether a held step has become
-//! stale is kept by whoever holds it ([`Cluster::versions`] says what a change has touched). Times are read as ages
-//! only, and no threshold is longer than the given cap, so ages beyond it are one. Of the KubeVirt object's status it
-//! keeps what a plan is made from: what was observed, what is aimed at, and what has failed.
+//! stale is kept by whoever holds it ([`Cluster::touched`] says what a change has touched). Times are read as ages only,
+//! each against thresholds of the policy or of Kubernetes, and beyond the longest of them an age is one. Of the KubeVirt
+//! object's status it keeps what a plan is made from ([`decisive`]). The model compares every twentieth world that it
+//! meets again with the one that it has kept: the same plan, and the same next second.
 //!
 //! # What it can miss
 //! - A status that differs only in words (messages, times, generations) is not a write here. In the real world it may
 //!   make another operator's status stale; that is the same as the other operator's death just before it, which is tried.
-//! - The seconds that a pod needs are not drawn: a pod is Ready a second after its creation, or any number of slow
-//!   seconds later, for all of them together.
-//! - Certificates never get old, since a day is longer than every cap.
+//! - The seconds that a pod needs are not drawn: a pod serves as soon as it runs, or, where the model is asked for slow
+//!   seconds, any number of seconds later, for all of them together. The DaemonSet's controller takes the nodes in one
+//!   order: they are alike.
+//! - Certificates never get old, since a day is longer than every age that counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -82,7 +82,10 @@ fn whatever_the_order_of_events_an_update_and_a_rollback_keep_the_promise() {
 
 #[test]
 fn a_release_that_turns_out_to_be_bad_is_taken_back() {
-    let scope = Scope { wishes: if deep() { 2 } else { 1 }, breaks: true, patience: 1, ..Scope::default() };
+    let scope = match deep() {
+        false => Scope { wishes: 1, breaks: true, patience: 1, ..Scope::default() },
+        true => Scope { wishes: 2, breaks: true, lease: true, patience: 3, ..Scope::default() },
+    };
     explore("a bad release", &hasty(), scope, |worlds| worlds.from.clone());
 }
 
