@@ -211,7 +211,7 @@ struct Known {
 pub async fn run(world: &World, version: &BadVersion) -> anyhow::Result<Row> {
     world.bring_back().await?;
     let templates = world.templates().await?;
-    let measure = world.measure(0).await?;
+    let measure = world.measure().await?;
     let (known, followed) = match world.product.patch_spec(version.spec()).await {
         Ok(()) => follow(world, version, &templates, &measure).await,
         Err(error) => (Known::default(), Err(error)),

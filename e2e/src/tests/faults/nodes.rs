@@ -47,7 +47,7 @@ async fn kubelet_stopped(world: &World, which: Victim) -> anyhow::Result<Row> {
         });
     }
     world.bring_back().await?;
-    let measure = world.measure(0).await?;
+    let measure = world.measure().await?;
     let mut row = Row::default();
     let mut victim = None;
     let lost = lose(world, &measure, which, &mut victim, &mut row).await;
@@ -174,7 +174,7 @@ fn judge(world: &World, measured: Measured, lost: &[String], row: &mut Row) {
 pub async fn cordoned(world: &World) -> anyhow::Result<Row> {
     world.bring_back().await?;
     let node = world.nodes.last().context("there are two nodes")?;
-    let measure = world.measure(0).await?;
+    let measure = world.measure().await?;
     node.cordon(&world.cluster.client, true).await?;
     let updated = async {
         world.product.set_tag(&NEW.to_string()).await?;

@@ -46,7 +46,7 @@ pub async fn killed_thrice(world: &World) -> anyhow::Result<Row> {
 async fn killed(world: &World, at: Option<&[&str]>, cordoned: Option<&Node>) -> anyhow::Result<Row> {
     world.bring_back().await?;
     let client = &world.cluster.client;
-    let measure = world.measure(0).await?;
+    let measure = world.measure().await?;
     let observer = Observer::start(client);
     if let Some(node) = cordoned {
         node.cordon(client, true).await?;
@@ -158,7 +158,7 @@ pub async fn fight(world: &World) -> anyhow::Result<Row> {
         });
     }
     world.bring_back().await?;
-    let measure = world.measure(0).await?;
+    let measure = world.measure().await?;
     let observer = Observer::start(&world.cluster.client);
     let operators = world.product.pods("virt-operator").await?;
     let mut handovers = Vec::new();

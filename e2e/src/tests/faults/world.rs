@@ -26,6 +26,9 @@ pub const OLD: Release = Release::V0_17_0;
 /// Where every update goes.
 pub const NEW: Release = Release::V0_18_0;
 
+/// The guest to whose console people attach. Whoever attaches takes the console from the one before, so it is not one
+/// whose ticks are recorded.
+const ATTACHED: &str = "attached";
 /// A recorder that has heard so many ticks is at work.
 const WARM_TICKS: u64 = 5;
 /// The emulated guest shares few cores with pods that come and go: by its own clock a tick may come so late, in
@@ -63,17 +66,31 @@ impl World {
         Ok(world)
     }
 
-    fn guest(index: usize) -> String {
-        format!("guest-{index}")
+    /// The guests whose ticks are recorded, one on each node.
+    fn recorded(&self) -> impl Iterator<Item = (String, &Node)> {
+        self.nodes.iter().enumerate().map(|(index, node)| (format!("guest-{index}"), node))
     }
 
+    /// All guests with their nodes.
+    fn guests(&self) -> impl Iterator<Item = (String, &Node)> {
+        self.recorded().chain(self.nodes.first().map(|node| (ATTACHED.to_owned(), node)))
+    }
+
+    /// Starts the guests that don't run.
     async fn start_guests(&self) -> anyhow::Result<()> {
-        for (index, node) in self.nodes.iter().enumerate() {
-            self.vms.create(&Self::guest(index), "Always", Some(&node.0)).await?;
+        let mut started = Vec::new();
+        for (name, node) in self.guests() {
+            if self.vms.incarnation(&name).await.is_err() {
+                if self.vms.vms.get_opt(&name).await?.is_some() {
+                    self.vms.delete(&name).await?;
+                }
+                self.vms.create(&name, "Always", Some(&node.0)).await?;
+                started.push(name);
+            }
         }
-        for index in 0..self.nodes.len() {
-            self.vms.wait_running(&Self::guest(index)).await?;
-            first_tick(&self.cluster, &self.vms, &Self::guest(index)).await?;
+        for name in started {
+            self.vms.wait_running(&name).await?;
+            first_tick(&self.cluster, &self.vms, &name).await?;
         }
         Ok(())
     }
@@ -92,18 +109,7 @@ impl World {
             node.restore(&self.cluster).await?;
         }
         self.bring_back().await?;
-        for (index, node) in self.nodes.iter().enumerate() {
-            let name = Self::guest(index);
-            if self.vms.incarnation(&name).await.is_err() {
-                if self.vms.vms.get_opt(&name).await?.is_some() {
-                    self.vms.delete(&name).await?;
-                }
-                self.vms.create(&name, "Always", Some(&node.0)).await?;
-                self.vms.wait_running(&name).await?;
-                first_tick(&self.cluster, &self.vms, &name).await?;
-            }
-        }
-        Ok(())
+        self.start_guests().await
     }
 
     /// The names of the nodes that run VMs.
@@ -147,17 +153,16 @@ impl World {
         Ok(None)
     }
 
-    /// Begins to measure. People attach to the console of the guest on `nodes[attached]`.
-    pub async fn measure(&self, attached: usize) -> anyhow::Result<Measure> {
+    /// Begins to measure.
+    pub async fn measure(&self) -> anyhow::Result<Measure> {
         let mut guests = Vec::new();
-        for index in 0..self.nodes.len() {
-            let name = Self::guest(index);
+        for (name, _) in self.recorded() {
             let before = self.vms.incarnation(&name).await.with_context(|| format!("guest {name}"))?;
             let recorder = Recorder::start(&self.cluster.client, &self.vms.namespace, &name);
             guests.push((name, before, recorder));
         }
         let coverage = Coverage::start(&self.cluster.client);
-        let probes = Probes::start(&self.cluster, &self.vms.namespace, &Self::guest(attached));
+        let probes = Probes::start(&self.cluster, &self.vms.namespace, ATTACHED);
         wait::until("ticks of every guest", Duration::from_secs(60), async || {
             let heard: Vec<u64> = guests.iter().map(|(_, _, recorder)| recorder.heard()).collect();
             let watched = coverage.so_far().iter().any(|change| matches!(change, Change::Complete));
