@@ -88,11 +88,13 @@ pub const HANDLER_NEVER_READY: BadVersion = BadVersion {
     found: 180,
     ..BASE
 };
-/// It stands by for the soak, then 45 s are its own.
+/// It stands by for the soak, then 30 s are its own. A shorter soak than the default brings it to a second node before
+/// that shows.
 pub const HANDLER_IDLE: BadVersion = BadVersion {
     wrong: Wrong::Registry("handler-idle"),
     words: &["virt-handler", "Ready, but it doesn't take charge of its node"],
-    found: 5 + 45,
+    found: 40 + 30,
+    late: true,
     ..BASE
 };
 pub const HANDLER_LATE_CRASH: BadVersion = BadVersion {
