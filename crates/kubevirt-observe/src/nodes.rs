@@ -22,6 +22,7 @@ pub fn node(object: &Value) -> Option<Node> {
     Some(Node {
         handle: handle(object)?,
         not_ready_since: gate::not_ready_since(&typed),
+        ready_since: gate::ready_since(&typed),
         unschedulable: object["spec"]["unschedulable"].as_bool().unwrap_or(false),
         schedulable_label: object["metadata"]["labels"][labels::SCHEDULABLE].as_str().map(str::to_owned),
         heartbeat: annotation(labels::HEARTBEAT).and_then(|at| at.parse().ok()),
@@ -48,10 +49,11 @@ mod tests {
                 },
             },
             "spec": {},
-            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z"}]},
         }))
         .unwrap();
         assert!(node.not_ready_since.is_none() && !node.unschedulable);
+        assert_eq!(node.ready_since, Some("2026-01-01T00:00:01Z".parse().unwrap()));
         assert_eq!(node.schedulable_label.as_deref(), Some("true"));
         assert_eq!(node.our_labels, ["kubevirt.io/schedulable"]);
         assert_eq!(node.our_annotations, ["kubevirt.io/heartbeat", "kubevirt.io/handler-pod"]);

@@ -200,9 +200,10 @@ impl<'a> View<'a> {
         self.observed.nodes.iter().any(|node| node.not_ready_since.is_some())
     }
 
-    /// When somebody asked for another try of what has failed.
-    pub fn retried_at(&self) -> Option<Timestamp> {
-        failure::retried_at(self.kubevirt)
+    /// What went wrong with a pod before this doesn't count: somebody asked for another try, or its node came back.
+    pub fn fresh_start(&self, pod: &Pod) -> Option<Timestamp> {
+        let back = pod.node.as_deref().and_then(|node| self.node(node)?.ready_since);
+        failure::retried_at(self.kubevirt).max(back)
     }
 
     /// When a virt-handler of this node was last deleted, if it is still there to be seen.

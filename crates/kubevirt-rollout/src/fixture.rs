@@ -43,6 +43,7 @@ pub fn node(name: &str) -> Node {
             resource_version: "1".into(),
         },
         not_ready_since: None,
+        ready_since: None,
         unschedulable: false,
         schedulable_label: Some("true".into()),
         heartbeat: None,

@@ -194,6 +194,8 @@ pub struct Node {
     pub handle: Handle,
     /// Since when its condition Ready isn't True; none while it is.
     pub not_ready_since: Option<Timestamp>,
+    /// Since when it is True; none while it isn't.
+    pub ready_since: Option<Timestamp>,
     /// It is cordoned.
     pub unschedulable: bool,
     /// Label `kubevirt.io/schedulable`.

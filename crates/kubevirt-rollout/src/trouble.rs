@@ -17,7 +17,7 @@ const TAKEOVER: SignedDuration = SignedDuration::from_secs(5);
 /// must be in charge of it.
 pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause> {
     let policy = view.policy;
-    let begins = |at: Timestamp| view.retried_at().map_or(at, |retried| at.max(retried));
+    let begins = |at: Timestamp| view.fresh_start(pod).map_or(at, |start| at.max(start));
     let (created, since) = (begins(pod.created), begins(pod.unready_since.unwrap_or(pod.created)));
     let after = |since: Timestamp, limit: SignedDuration| since.saturating_add(limit).unwrap_or(view.now);
     let (message, since, fails_at) = if let Some((crash, hopeless)) = crashes(pod, view) {
@@ -34,6 +34,10 @@ pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause>
         let late = view.now >= after(since, policy.pod_deadline);
         let seconds = policy.pod_deadline.as_secs();
         match &pod.trouble {
+            None if in_charge && stood_by(pod, view) => {
+                let message = "not Ready any more since it should be in charge of its node".to_owned();
+                (message, since, after(since, policy.schedulable_deadline))
+            }
             Some(trouble) if trouble.image_missing() => {
                 (said(trouble), created, after(created, policy.image_deadline))
             }
@@ -63,12 +67,18 @@ pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause>
 /// The crash that counts, and whether there is no more hope for it. One at the start may be bad luck; one after the start,
 /// or one more, is the new version's fault.
 fn crashes<'p>(pod: &'p Pod, view: View<'_>) -> Option<(&'p Crash, bool)> {
-    let crash = pod.crash.as_ref().filter(|crash| view.retried_at().is_none_or(|at| crash.at > at))?;
+    let crash = pod.crash.as_ref().filter(|crash| view.fresh_start(pod).is_none_or(|at| crash.at > at))?;
     let policy = view.policy;
     let forgiven = pod.ready_since.is_some_and(|since| view.now.duration_since(since) >= policy.forgiven);
     let late = crash.at.duration_since(pod.created) >= policy.startup;
     let hopeless = late || pod.restarts >= policy.restarts;
     (!forgiven && (hopeless || !pod.serves())).then_some((crash, hopeless))
+}
+
+/// Whether a pod that isn't Ready has been: it stood by for a soak, and lost it when it took its node over.
+fn stood_by(pod: &Pod, view: View<'_>) -> bool {
+    let soak = view.soak().max(view.policy.startup);
+    pod.unready_since.is_some_and(|since| since.duration_since(pod.created) >= soak)
 }
 
 /// Why the node of a virt-handler that should be in charge of it can't be used, and since when.
@@ -182,6 +192,34 @@ mod tests {
         };
         assert_eq!(seen(late, 67, false), Some((words(), at(65))), "though it is Ready again");
         assert_eq!(seen(late, 66 + 120, false), None, "forgiven");
+    }
+
+    #[test]
+    fn who_loses_its_readiness_when_it_takes_charge_has_not_the_time_of_a_start() {
+        let silent = |pod: &mut Pod| pod.unready_since = Some(at(50));
+        let message = "not Ready any more since it should be in charge of its node";
+        assert_eq!(seen(silent, 51, true), Some((message.into(), at(80))));
+        assert_eq!(seen(silent, 51, false), None, "its predecessor is in charge");
+        let starting = |pod: &mut Pod| pod.unready_since = Some(at(1));
+        assert_eq!(seen(starting, 60, true), None);
+    }
+
+    #[test]
+    fn what_was_before_its_node_came_back_does_not_count() {
+        let check = |second: i64| {
+            let pod = pod("virt-handler", "h", "n1");
+            let mut observed = observed();
+            let mut node = node("n1");
+            node.ready_since = Some(at(1000));
+            observed.nodes = vec![node];
+            observed.pods = vec![pod.clone()];
+            let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
+            let kubevirt = observed.kubevirt.as_ref().unwrap();
+            let view =
+                View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
+            cause(&pod, view, false).map(|cause| cause.fails_at)
+        };
+        assert_eq!((check(1179), check(1180)), (None, Some(at(1180))));
     }
 
     #[test]

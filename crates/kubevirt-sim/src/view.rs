@@ -205,6 +205,7 @@ fn node(node: &SimNode) -> Node {
             resource_version: "1".into(),
         },
         not_ready_since: node.not_ready_since,
+        ready_since: node.back_since.filter(|_| node.not_ready_since.is_none()),
         unschedulable: node.cordoned,
         schedulable_label: node.schedulable.map(str::to_owned),
         heartbeat: node.heartbeat,

@@ -143,6 +143,14 @@ pub fn not_ready_since(node: &Node) -> Option<Timestamp> {
     Some(since.unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
+/// Since when a node's condition Ready is True; none while it isn't.
+pub fn ready_since(node: &Node) -> Option<Timestamp> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready")?;
+    let changed = ready.last_transition_time.as_ref().filter(|_| ready.status == "True");
+    changed.map(|time| time.0)
+}
+
 /// The nodes that have been NotReady for longer than anybody waits.
 pub fn lost_nodes(nodes: &[Node], now: Timestamp) -> BTreeSet<String> {
     let lost = |node: &&Node| not_ready_since(node).is_some_and(|since| is_lost(since, now));

@@ -274,6 +274,7 @@ fn nothing(nodes: usize) -> Observed {
             resource_version: "1".to_owned(),
         },
         not_ready_since: None,
+        ready_since: None,
         unschedulable: false,
         schedulable_label: Some("true".to_owned()),
         heartbeat: None,
