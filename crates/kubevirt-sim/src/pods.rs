@@ -266,6 +266,7 @@ impl Cluster {
                 (pod.ready_since, pod.unready_since) = (Some(now), None);
             } else if !ready && was && pod.lives() {
                 unready(pod, now);
+                self.misfortunes += 1;
             } else if ready {
                 pod.reported = true;
             }

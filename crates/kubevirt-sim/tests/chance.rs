@@ -13,7 +13,7 @@ use serde_json::json;
 use support::{assert_at, installed_on, settle, tail};
 
 /// Sequences that are tried; `KUBEVIRT_SEQUENCES` says how many.
-const SEQUENCES: u64 = 12;
+const SEQUENCES: u64 = 6;
 /// Seconds in which something may happen.
 const SECONDS: usize = 260;
 /// Views that are remembered, one a second.
