@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn one_step() {
         let one = Some(MaxSurge::Number(1));
-        let cases: [(&str, Option<MaxSurge>, &[&[&str]], &str); 20] = [
+        type Case<'a> = (&'a str, Option<MaxSurge>, &'a [&'a [&'a str]], &'a str);
+        let cases: [Case<'_>; 20] = [
             ("nothing anywhere", one, &[&[], &[]], "+0,1 -"),
             ("all is new", one, &[&["na"], &["n"]], "+ -"),
             ("one node at a time", one, &[&["oa"], &["oa"]], "+0 -"),

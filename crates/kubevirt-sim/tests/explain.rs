@@ -113,7 +113,7 @@ fn an_image_that_is_missing_is_given_up_when_it_was_said_to_be() {
     let told = follow(&mut operator, &mut cluster);
     let expected = [State::InProgress, State::InTrouble, State::Returning, State::Returned];
     assert_eq!(states(&told), expected, "{}", lines(&told));
-    let (_, trouble) = told.iter().filter(|(_, said)| said.state == State::InTrouble).next_back().unwrap();
+    let (_, trouble) = told.iter().rfind(|(_, said)| said.state == State::InTrouble).unwrap();
     assert!(trouble.line.contains("ErrImagePull"), "{}", trouble.line);
     assert!(trouble.line.ends_with("the update is given up and v0.17.0 comes back"), "{}", trouble.line);
     assert_eq!(trouble.nodes.len(), 1, "one node is affected");
