@@ -79,7 +79,7 @@ fn an_update_ends_without_a_lost_node_and_finishes_it_when_it_is_back() {
 }
 
 #[test]
-#[ignore = "shows a defect: a pod that was unready for long because its node was away fails the update on its return"]
+#[ignore = "long: run with --ignored"]
 fn an_update_ends_without_a_node_that_is_lost_later() {
     lost_at_each(&[(3, 50, 3), (3, 90, 4), (3, 150, 5), (12, 100, 6)]);
 }
@@ -166,7 +166,6 @@ fn a_rollback_ends_without_a_lost_node_too() {
 }
 
 #[test]
-#[ignore = "shows a defect: a pod that was unready for long because its node was away fails the update on its return"]
 fn with_every_node_lost_nothing_is_broken_and_the_update_goes_on_afterwards() {
     let (mut operator, mut cluster) = installed_on(2, OLD, 1);
     cluster.set_image_tag(Some(&NEW.to_string()));
