@@ -1,5 +1,7 @@
 //! One round: observe, plan, check, apply, status. The whole road of an update, from the top.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 use kube::Client;
 use kubevirt_observe::ObserveError;
@@ -87,24 +89,25 @@ impl Reconciler {
         if !waiting_for.is_empty() {
             return Ok(Round::Behind { waiting_for });
         }
+        let seen = Instant::now();
         let observed = self.observer.observe().await?;
         let now = Timestamp::now();
         let plan = plan_with(&observed, &self.policy, now, &|config| self.made.of(config));
         let (steps, farewell) = before_farewell(&plan.steps);
         let mut applied = match check(&plan, &observed, &self.policy, now) {
-            Ok(()) => self.apply(steps).await,
+            Ok(()) => self.apply(steps, seen).await,
             Err(violations) => Err(ReconcileError::Check(violations)),
         };
         self.publish(&observed, &plan, applied.as_ref().err(), now).await?;
         // once its finalizer is gone the object is, and with it the status that says so
         if applied.is_ok() {
-            applied = self.apply(farewell).await;
+            applied = self.apply(farewell, seen).await;
         }
         conclude(&plan, applied)
     }
 
-    async fn apply(&mut self, steps: &[Step]) -> Result<(), ReconcileError> {
-        let applied = self.executor.apply(steps).await;
+    async fn apply(&mut self, steps: &[Step], seen: Instant) -> Result<(), ReconcileError> {
+        let applied = self.executor.apply(steps, seen).await;
         self.observer.note(&applied);
         applied.stopped.map_or(Ok(()), |error| Err(ReconcileError::Apply(error)))
     }

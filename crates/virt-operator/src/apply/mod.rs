@@ -11,7 +11,7 @@ pub mod secret;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -115,6 +115,9 @@ pub struct Applied {
     pub stopped: Option<ApplyError>,
 }
 
+/// A plan that is older isn't carried out: a process that was paused may have lost its lease. The lease's renew deadline.
+const PLAN_LIMIT: Duration = Duration::from_secs(10);
+
 /// Writes what steps say.
 #[derive(Clone)]
 pub struct Executor {
@@ -129,10 +132,16 @@ impl Executor {
         Self { client, namespace: namespace.to_owned(), backdating }
     }
 
-    /// Carries out the steps in their order, up to the first that fails.
-    pub async fn apply(&self, steps: &[Step]) -> Applied {
+    /// Carries out the steps in their order, up to the first that fails. They come from what was seen at `seen`: the lease
+    /// that was held then, and not the preconditions alone, keeps a creation or a deletion from coming too late (I12).
+    pub async fn apply(&self, steps: &[Step], seen: Instant) -> Applied {
         let mut applied = Applied::default();
         for step in steps {
+            if seen.elapsed() > PLAN_LIMIT {
+                let message = format!("it was planned more than {} s ago", PLAN_LIMIT.as_secs());
+                applied.stopped = Some(ApplyError::Stale { step: step.to_string(), message });
+                break;
+            }
             let (kind, verb) = names(step);
             tracing::info!(step = %step, "applying");
             match self.carry_out(step).await {

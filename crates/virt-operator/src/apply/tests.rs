@@ -68,7 +68,7 @@ fn delete(name: &str) -> Step {
 #[tokio::test]
 async fn steps_are_carried_out_in_order_and_what_changed_is_told() {
     let (executor, asked) = executor(vec![(201, stored("Service", "a", "5")), (404, refusal(404))]);
-    let applied = executor.apply(&[create("a"), delete("b")]).await;
+    let applied = executor.apply(&[create("a"), delete("b")], Instant::now()).await;
     assert!(applied.stopped.is_none());
     let url = "/api/v1/namespaces/kubevirt/services";
     assert_eq!(paths(&asked), [format!("PATCH {url}/a"), format!("DELETE {url}/b")]);
@@ -85,7 +85,7 @@ async fn steps_are_carried_out_in_order_and_what_changed_is_told() {
 #[tokio::test]
 async fn a_conflict_stops_and_names_what_was_not_absent() {
     let (executor, asked) = executor(vec![(409, refusal(409))]);
-    let applied = executor.apply(&[create("a"), create("b")]).await;
+    let applied = executor.apply(&[create("a"), create("b")], Instant::now()).await;
     assert!(applied.stopped.unwrap().is_stale());
     assert_eq!(asked.lock().unwrap().len(), 1, "nothing after it");
     assert_eq!(applied.found.into_iter().next().unwrap().name, "a");
@@ -94,7 +94,7 @@ async fn a_conflict_stops_and_names_what_was_not_absent() {
 #[tokio::test]
 async fn a_refusal_stops_and_is_an_error() {
     let (executor, _) = executor(vec![(403, refusal(403))]);
-    let stopped = executor.apply(&[create("a"), create("b")]).await.stopped.unwrap();
+    let stopped = executor.apply(&[create("a"), create("b")], Instant::now()).await.stopped.unwrap();
     assert!(!stopped.is_stale());
     assert_eq!(stopped.to_string(), "create Service kubevirt/a: no");
 }
@@ -104,7 +104,7 @@ async fn an_apply_that_changes_nothing_is_not_waited_for() {
     let (executor, _) = executor(vec![(200, stored("Service", "a", "7"))]);
     let Step::Apply { manifest, .. } = create("a") else { unreachable!() };
     let precondition = Precondition::Unchanged { uid: "u".into(), resource_version: "7".into() };
-    let applied = executor.apply(&[Step::Apply { manifest, precondition }]).await;
+    let applied = executor.apply(&[Step::Apply { manifest, precondition }], Instant::now()).await;
     assert_eq!(applied.written, []);
 }
 
@@ -123,12 +123,12 @@ async fn what_others_have_added_is_taken_out_or_said() {
         precondition: Precondition::Absent,
     };
     let (taken, asked) = executor(vec![(200, ports(json!([1, 2]))), (200, ports(json!([1])))]);
-    assert!(taken.apply(&[step()]).await.stopped.is_none());
+    assert!(taken.apply(&[step()], Instant::now()).await.stopped.is_none());
     assert_eq!(asked.lock().unwrap()[1].1[1], json!({"op": "add", "path": "/spec", "value": {"ports": [1]}}));
 
     let (kept, _) = executor(vec![(200, ports(json!([1, 2]))), (200, ports(json!([1, 2])))]);
     assert_eq!(
-        kept.apply(&[step()]).await.stopped.unwrap().to_string(),
+        kept.apply(&[step()], Instant::now()).await.stopped.unwrap().to_string(),
         "create Service kubevirt/a: the API server keeps /spec/ports different from the manifest"
     );
 }
@@ -153,13 +153,13 @@ async fn a_leaf_is_signed_only_by_the_ca_of_the_plan() {
 
     let (executor, asked) =
         self::executor(vec![(200, ca_secret.clone()), (201, stored(SECRET, "leaf", "2")), (200, ca_secret)]);
-    assert!(executor.apply(&[leaf(&fingerprint)]).await.stopped.is_none());
+    assert!(executor.apply(&[leaf(&fingerprint)], Instant::now()).await.stopped.is_none());
     let body = asked.lock().unwrap()[1].1.clone();
     let issued = facts(&pair(&body).unwrap().certificate).unwrap();
     assert_eq!(issued.signer_key_id, facts(&ca.certificate).unwrap().key_id);
     assert_eq!(body["metadata"]["resourceVersion"], "1", "only where there is none");
 
-    assert!(executor.apply(&[leaf("another")]).await.stopped.unwrap().is_stale());
+    assert!(executor.apply(&[leaf("another")], Instant::now()).await.stopped.unwrap().is_stale());
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn the_finalizer_is_removed_and_the_others_stay() {
         executor(vec![(200, json!({"items": [kubevirt]})), (200, stored(KUBEVIRT, "kv", "10"))]);
     let step =
         Step::RemoveFinalizer { finalizer: "ours".into(), uid: "u".into(), resource_version: "3".into() };
-    assert!(executor.apply(&[step]).await.stopped.is_none());
+    assert!(executor.apply(&[step], Instant::now()).await.stopped.is_none());
     let (what, body) = asked.lock().unwrap()[1].clone();
     assert_eq!(what, "PATCH /apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kv");
     assert_eq!(
@@ -191,7 +191,7 @@ async fn instances_are_deleted_in_every_namespace_that_has_some() {
         plural: "virtualmachines".into(),
         version: "v1".into(),
     };
-    assert!(executor.apply(&[step]).await.stopped.is_none());
+    assert!(executor.apply(&[step], Instant::now()).await.stopped.is_none());
     let url = "/apis/kubevirt.io/v1";
     assert_eq!(
         paths(&asked),
@@ -247,7 +247,7 @@ async fn objects_are_rewritten_as_they_are_and_then_other_versions_forgotten() {
         (404, refusal(404)),
         (200, crd),
     ]);
-    let applied = executor.apply(&[migrate()]).await;
+    let applied = executor.apply(&[migrate()], Instant::now()).await;
     assert!(applied.stopped.is_none(), "{:?}", applied.stopped);
     let list = "GET /apis/kubevirt.io/v1/virtualmachines".to_owned();
     let rewrite = |name: &str| format!("PATCH {VMS}/{name}/status");
@@ -272,12 +272,21 @@ async fn nothing_is_forgotten_before_every_object_is_rewritten() {
         let mut answers = right.to_vec();
         answers[fails] = (500, refusal(500));
         let (executor, asked) = executor(answers);
-        let stopped = executor.apply(&[migrate()]).await.stopped.expect("it was refused");
+        let stopped = executor.apply(&[migrate()], Instant::now()).await.stopped.expect("it was refused");
         assert!(!stopped.is_stale(), "{stopped}");
         let forgotten = paths(&asked).contains(&format!("PATCH {CRD}"));
         assert_eq!(forgotten, fails == 3, "refused at {fails}");
     }
     let (executor, _) = executor(right.to_vec());
-    let stopped = executor.apply(&[migrate()]).await.stopped.expect("the CRD has changed");
+    let stopped = executor.apply(&[migrate()], Instant::now()).await.stopped.expect("the CRD has changed");
     assert!(stopped.is_stale(), "somebody has changed the CRD: plan again");
+}
+
+#[tokio::test]
+async fn a_plan_from_long_ago_is_not_carried_out() {
+    let (executor, asked) = executor(vec![]);
+    let seen = Instant::now().checked_sub(PLAN_LIMIT + Duration::from_secs(1)).unwrap();
+    let stopped = executor.apply(&[create("a")], seen).await.stopped.unwrap();
+    assert!(stopped.is_stale());
+    assert_eq!(paths(&asked), Vec::<String>::new());
 }
