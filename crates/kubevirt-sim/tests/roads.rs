@@ -264,7 +264,7 @@ fn an_old_pod_that_drains_for_long_holds_up_nothing() {
     let start = cluster.now();
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &Release::V0_18_0);
-    assert!(cluster.now().duration_since(start) < SignedDuration::from_mins(5));
+    assert!(cluster.now().duration_since(start) < SignedDuration::from_mins(10));
     assert!(cluster.observe().pods.iter().any(|pod| pod.deleting_since.is_some()));
 }
 
@@ -331,7 +331,7 @@ fn waits_are_named_in_the_conditions() {
     let (mut operator, mut cluster) = installed(Release::V0_17_0);
     cluster.set_image_tag(Some("v0.18.0"));
     let mut waits = std::collections::BTreeSet::new();
-    for _ in 0..120 {
+    for _ in 0..400 {
         let outcome = operator.reconcile(&mut cluster, usize::MAX).unwrap();
         waits.extend(outcome.plan.waiting_on.iter().map(WaitingOn::reason));
         cluster.tick();

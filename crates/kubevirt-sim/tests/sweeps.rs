@@ -81,7 +81,7 @@ fn sweep(
     say(&format!(
         "sweep, {name}: {boundaries} points, {merged} of them come to a moment that was seen before"
     ));
-    assert!(boundaries > 20, "the change has steps");
+    assert!(writes > 20, "the change has steps");
 }
 
 fn to_new(cluster: &mut Cluster) {
