@@ -190,6 +190,11 @@ impl<'a> View<'a> {
         gate::is_lost(since, self.now)
     }
 
+    /// Whether a pod is on a node that is waited for no more.
+    pub fn on_lost_node(&self, pod: &'a Pod) -> bool {
+        self.not_ready_node(pod).is_some_and(|(_, since)| self.is_lost(since))
+    }
+
     /// Nodes that couldn't run VMs when virt-handler's DaemonSet was changed last.
     pub fn unable_before(&self) -> &'a BTreeSet<&'a str> {
         &self.nodes.unable_before
@@ -197,7 +202,7 @@ impl<'a> View<'a> {
 
     /// Whether a node is NotReady.
     pub fn misses_nodes(&self) -> bool {
-        self.observed.nodes.iter().any(|node| node.not_ready_since.is_some())
+        !self.nodes.not_ready.is_empty()
     }
 
     /// What went wrong with a pod before this doesn't count: somebody asked for another try, or its node came back.
@@ -257,25 +262,19 @@ impl<'a> Context<'a> {
 
     /// Whether every pod that acts is the target's, and no workload makes others (I7, I8).
     pub fn handover(&self) -> Handover {
-        let others: Vec<(Component, &Pod)> = Component::ALL
-            .into_iter()
-            .flat_map(|component| {
-                self.progress(component).outdated_acting.iter().map(move |pod| (component, *pod))
-            })
-            .collect();
+        let others: Vec<&'a Pod> =
+            self.progress.values().flat_map(|progress| progress.outdated_acting.iter().copied()).collect();
         let made = Component::ALL.into_iter().all(|component| {
             let progress = self.progress(component);
             progress.object_current || progress.object_absent
         });
-        let lost =
-            |pod: &Pod| self.view.not_ready_node(pod).is_some_and(|(_, since)| self.view.is_lost(since));
         let waits: Vec<String> =
-            others.iter().filter(|(_, pod)| !lost(pod)).map(|(_, pod)| pod.name.clone()).collect();
+            others.iter().filter(|pod| !self.view.on_lost_node(pod)).map(|pod| pod.name.clone()).collect();
         if !made || !waits.is_empty() {
             return Handover::OldPods(WaitingOn::OldPods { pods: waits });
         }
         let away: BTreeMap<&str, Timestamp> =
-            others.iter().filter_map(|(_, pod)| self.view.not_ready_node(pod)).collect();
+            others.iter().filter_map(|pod| self.view.not_ready_node(pod)).collect();
         match WaitingOn::nodes(&away) {
             Some(waiting) => Handover::LostNodes(waiting),
             None => Handover::Over,
@@ -374,10 +373,9 @@ pub(crate) fn is_managed(live: &Value) -> bool {
 /// asked for.
 fn live_releases(view: View<'_>, lost_too: bool) -> Vec<(Component, Release)> {
     let mut releases = Vec::new();
-    let lost = |pod: &Pod| view.not_ready_node(pod).is_some_and(|(_, since)| view.is_lost(since));
     for component in Component::ALL {
         let mut seen: Vec<&Release> = Vec::new();
-        for pod in view.acting(component).filter(|pod| lost_too || !lost(pod)) {
+        for pod in view.acting(component).filter(|pod| lost_too || !view.on_lost_node(pod)) {
             seen.extend(pod.release.as_ref().filter(|release| !seen.contains(release)));
         }
         let object = view.live(&component.key(view.namespace())).and_then(|live| {
