@@ -6,10 +6,13 @@ CACHE := $(or $(KUBEVIRT_RS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubevi
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster cluster-down images manifests build check unit bench e2e test demo clean
+.PHONY: help claim cluster cluster-down images manifests build check unit bench e2e test demo clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+claim: # of the shared target directory, so that another checkout's build doesn't pass for this one's
+	@source scripts/lib.sh && claim_target
 
 cluster: ## a cluster to test on: yours (KUBECONFIG), or a kind cluster made from nothing
 	@scripts/cluster.sh up
@@ -20,21 +23,21 @@ cluster-down: ## remove that kind cluster, and the Docker engine started for it
 images: ## every component's image for both releases, into the cluster (yours: IMAGE_REGISTRY=)
 	@scripts/images.sh
 
-manifests: ## generate manifests/ and everything else that is generated (cargo xtask gen)
+manifests: claim ## generate manifests/ and everything else that is generated (cargo xtask gen)
 	@cargo xtask gen
 
-build: ## the static release binaries that images and e2e use
+build: claim ## the static release binaries that images and e2e use
 	@cargo build --release --workspace --bins
 
-check: ## format, lints, house rules
+check: claim ## format, lints, house rules
 	@cargo fmt --all --check
 	@cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@cargo xtask check
 
-unit: ## all tests that need no cluster
+unit: claim ## all tests that need no cluster
 	@cargo test --quiet --workspace
 
-bench: ## what one plan costs: 5,000 nodes, 50,000 VMIs, every stage of an update
+bench: claim ## what one plan costs: 5,000 nodes, 50,000 VMIs, every stage of an update
 	@cargo bench --quiet -p kubevirt-rollout --bench plan
 
 e2e: ## one end-to-end suite: make e2e SUITE=name

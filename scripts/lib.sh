@@ -49,8 +49,22 @@ need_packages() {
   ) 9>"$CACHE/apt.lock"
 }
 
+# claim_target: makes cargo build this checkout's code. Cargo takes the same package in two checkouts for one, and a file
+# for unchanged by its time: in the target directory that all checkouts share, what another has built would pass for
+# this one's. Who built last is noted there; for another, every source counts as changed.
+claim_target() {
+  local note=$CARGO_TARGET_DIR/checkout
+  [[ $(cat "$note" 2>/dev/null || true) != "$REPO" ]] || return 0
+  mkdir -p "$CARGO_TARGET_DIR"
+  find "$REPO" -name target -prune -o -name '*.rs' -exec touch {} +
+  echo "$REPO" >"$note"
+}
+
 # build_release: every binary in one go, always with the same features, so that nothing is built twice.
-build_release() { (cd "$REPO" && cargo build --release --workspace --bins); }
+build_release() {
+  claim_target
+  (cd "$REPO" && cargo build --release --workspace --bins)
+}
 
 # key_of WORD...: a short hash of the words, and of the contents of those that name a file of the repo:
 # names what is made of them in the cache.
