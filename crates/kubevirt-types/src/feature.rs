@@ -62,6 +62,12 @@ pub const FEATURES: &[Feature] = &[
         until: None,
     },
     Feature {
+        name: "startStrategy",
+        what: What::VmiSpecField("startStrategy"),
+        since: Release::V0_18_0,
+        until: None,
+    },
+    Feature {
         name: "pause",
         what: What::Subresource("virtualmachineinstances", "pause"),
         since: Release::V0_18_0,

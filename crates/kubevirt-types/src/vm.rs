@@ -123,6 +123,9 @@ pub struct VirtualMachineStatus {
     pub desired_generation: Option<i64>,
 }
 
+/// Key of a start request's data: `true` starts the instance paused.
+pub const START_PAUSED: &str = "paused";
+
 /// A request to start or stop the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -53,6 +53,9 @@ pub struct VirtualMachineInstanceSpec {
     /// Host name of the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Whether the guest runs once it is started: it does by default. Since v0.18.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_strategy: Option<StartStrategy>,
 }
 
 /// How long a guest has to shut down when nobody says.
@@ -65,6 +68,13 @@ impl VirtualMachineInstanceSpec {
     pub fn grace_seconds(&self) -> i64 {
         self.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).clamp(0, MAX_GRACE_SECONDS)
     }
+}
+
+/// What a guest does once it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StartStrategy {
+    /// It waits, before its first instruction, until it is unpaused.
+    Paused,
 }
 
 /// What happens to an instance when its node is drained.

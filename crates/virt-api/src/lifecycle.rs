@@ -4,7 +4,7 @@
 //! read, so that a change in between is seen.
 
 use json_patch::Patch;
-use kubevirt_types::vm::{RunStrategy, StateChangeAction, StateChangeRequest};
+use kubevirt_types::vm::{RunStrategy, START_PAUSED, StateChangeAction, StateChangeRequest};
 use kubevirt_types::vmi::MAX_GRACE_SECONDS;
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VmiPhase};
 use serde::Deserialize;
@@ -39,7 +39,7 @@ impl Action {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Options {
-    /// Start paused.
+    /// For a start: the guest waits to be unpaused.
     #[serde(default)]
     paused: bool,
     /// For a stop: another grace period.
@@ -67,6 +67,11 @@ impl Options {
             ))),
             None => Ok(options),
         }
+    }
+
+    /// Whether the guest is to wait until it is unpaused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Whether nothing may be changed.
@@ -132,9 +137,6 @@ fn start(
     vmi: Option<&VirtualMachineInstance>,
     options: &Options,
 ) -> Result<Vec<Step>, Refusal> {
-    if options.paused {
-        return Err(Refusal::bad_request("paused: starting a VM paused is not supported by this release"));
-    }
     let runs = |vmi: &VirtualMachineInstance| match phase(vmi) {
         VmiPhase::Pending | VmiPhase::Scheduling | VmiPhase::Scheduled | VmiPhase::Running => true,
         VmiPhase::Unset | VmiPhase::Unknown | VmiPhase::Succeeded | VmiPhase::Failed => false,
@@ -144,17 +146,18 @@ fn start(
     }
     let strategy = vm.spec.effective_run_strategy();
     let ended = vmi.filter(|vmi| phase(vmi).is_final());
+    let start = start_request(options.paused);
     match (strategy, ended) {
+        // That it begins paused is said of this one start, and the spec can't say so.
+        (RunStrategy::Halted, _) if options.paused => Ok(vec![request(vm, vec![start])?]),
         (RunStrategy::Halted, _) => Ok(vec![run(vm, true)]),
         (RunStrategy::RerunOnFailure, Some(vmi)) if phase(vmi) == VmiPhase::Failed => {
             Err(conflict(vm, "RerunOnFailure does not support starting VM from failed state"))
         }
         (RunStrategy::Manual | RunStrategy::RerunOnFailure, Some(vmi)) => {
-            Ok(vec![request(vm, vec![stop_request(vmi), start_request()])?])
+            Ok(vec![request(vm, vec![stop_request(vmi), start])?])
         }
-        (RunStrategy::Manual | RunStrategy::RerunOnFailure, None) => {
-            Ok(vec![request(vm, vec![start_request()])?])
-        }
+        (RunStrategy::Manual | RunStrategy::RerunOnFailure, None) => Ok(vec![request(vm, vec![start])?]),
         (RunStrategy::Always, _) => Err(conflict(vm, "Always does not support manual start requests")),
     }
 }
@@ -218,7 +221,7 @@ fn restart(
         (RunStrategy::Always | RunStrategy::Manual | RunStrategy::RerunOnFailure, Some(vmi)) => {
             let mut steps: Vec<Step> =
                 options.grace_period_seconds.map(|seconds| grace(vmi, seconds)).into_iter().collect();
-            steps.push(request(vm, vec![stop_request(vmi), start_request()])?);
+            steps.push(request(vm, vec![stop_request(vmi), start_request(false)])?);
             Ok(steps)
         }
     }
@@ -239,8 +242,9 @@ fn run(vm: &VirtualMachine, on: bool) -> Step {
     Step::new(Target::Vm, operations)
 }
 
-fn start_request() -> StateChangeRequest {
-    StateChangeRequest { action: StateChangeAction::Start, uid: None, data: None }
+fn start_request(paused: bool) -> StateChangeRequest {
+    let data = paused.then(|| [(START_PAUSED.to_owned(), "true".to_owned())].into());
+    StateChangeRequest { action: StateChangeAction::Start, uid: None, data }
 }
 
 fn stop_request(vmi: &VirtualMachineInstance) -> StateChangeRequest {

@@ -52,6 +52,7 @@ fn rerun() -> Value {
 }
 
 const START: &str = r#"{"action":"Start"}"#;
+const START_PAUSED: &str = r#"{"action":"Start","data":{"paused":"true"}}"#;
 const STOP: &str = r#"{"action":"Stop","uid":"u1"}"#;
 
 fn requested(requests: &[&str]) -> Vec<String> {
@@ -88,6 +89,24 @@ fn start() {
     for (spec, instance, expected) in cases {
         let vm = vm(spec.clone(), json!({"created": false}));
         assert_eq!(outcome(Action::Start, &vm, instance, json!({})), expected, "{spec}");
+    }
+}
+
+#[test]
+fn start_paused() {
+    let (ended, running) = (vmi("Succeeded"), vmi("Running"));
+    let cases = [
+        (halted(), None, requested(&[START_PAUSED])),
+        (json!({"running": false}), None, requested(&[START_PAUSED])),
+        (halted(), Some(&running), conflicts("VM is already running")),
+        (always(), None, conflicts("Always does not support manual start requests")),
+        (manual(), None, requested(&[START_PAUSED])),
+        (manual(), Some(&ended), requested(&[STOP, START_PAUSED])),
+        (rerun(), None, requested(&[START_PAUSED])),
+    ];
+    for (spec, instance, expected) in cases {
+        let vm = vm(spec.clone(), json!({"created": false}));
+        assert_eq!(outcome(Action::Start, &vm, instance, json!({"paused": true})), expected, "{spec}");
     }
 }
 

@@ -3,6 +3,8 @@
 use axum::body::Bytes;
 use axum::extract::State;
 use http::StatusCode;
+use kubevirt_types::feature::{self, What};
+use kubevirt_types::gate;
 
 use super::{Name, Shared};
 use crate::app::App;
@@ -16,6 +18,12 @@ const TRIES: usize = 4;
 /// Has a VM started, stopped or restarted.
 pub async fn act(State(app): Shared, name: Name, action: Action, body: Bytes) -> Result<StatusCode, Refusal> {
     let options = Options::parse(&body)?;
+    if options.is_paused() {
+        // A controller that doesn't know the field would let the guest run.
+        let field = feature::find(What::VmiSpecField("startStrategy")).expect("the table has this field");
+        gate::check(field, &app.own, &app.view.floor())
+            .map_err(|closed| Refusal::forbidden(format!("paused: {closed}")))?;
+    }
     let (namespace, name) = &name.0;
     let mut last = None;
     for _ in 0..TRIES {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kubevirt_types::vm::VirtualMachineStatus;
+use kubevirt_types::vm::{StateChangeRequest, VirtualMachineStatus};
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance, labels};
 use serde_json::json;
 
@@ -110,7 +110,7 @@ fn carry_out(
         (Want::Nothing, _) | (Want::Stop, Instance::Missing | Instance::Foreign) => (vec![], None),
         (Want::Start, Instance::Missing) => match start_failure::not_before(wanted) {
             Some(due) if now < due => (vec![], Some(due)),
-            Some(_) | None => (vec![create(inputs)], None),
+            Some(_) | None => (vec![create(inputs, &wanted.state_change_requests)], None),
         },
         (Want::Start, Instance::Foreign) => {
             let message = format!("an instance {} that this VM doesn't control is in the way", vm.name());
@@ -129,8 +129,12 @@ fn carry_out(
     }
 }
 
-fn create(inputs: &Inputs) -> Action {
-    Action::CreateVmi(Box::new(instance::instance(&inputs.vm, &inputs.machine_type)))
+fn create(inputs: &Inputs, requests: &[StateChangeRequest]) -> Action {
+    let mut vmi = instance::instance(&inputs.vm, &inputs.machine_type);
+    if let Some(strategy) = requests::start_strategy(requests) {
+        vmi.spec.start_strategy = Some(strategy);
+    }
+    Action::CreateVmi(Box::new(vmi))
 }
 
 fn stop(vmi: &VirtualMachineInstance) -> Vec<Action> {

@@ -3,11 +3,19 @@
 //! Only the first counts; the next is looked at when it is done.
 
 use kubevirt_types::VirtualMachineInstance;
-use kubevirt_types::vm::{StateChangeAction, StateChangeRequest};
+use kubevirt_types::vm::{START_PAUSED, StateChangeAction, StateChangeRequest};
+use kubevirt_types::vmi::StartStrategy;
 
 /// Whether a start is asked for now.
 pub(super) fn wants_start(requests: &[StateChangeRequest]) -> bool {
     requests.first().is_some_and(|first| first.action == StateChangeAction::Start)
+}
+
+/// How the instance begins that is started now.
+pub(super) fn start_strategy(requests: &[StateChangeRequest]) -> Option<StartStrategy> {
+    let first = requests.first().filter(|first| first.action == StateChangeAction::Start)?;
+    let paused = first.data.as_ref()?.get(START_PAUSED)?;
+    (paused == "true").then_some(StartStrategy::Paused)
 }
 
 /// Whether the stop of this very instance is asked for now.

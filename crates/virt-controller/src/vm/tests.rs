@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use kubevirt_types::vmi::StartStrategy;
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance, labels};
 use serde_json::{Value, json};
 
@@ -81,6 +82,7 @@ fn requests(described: &str) -> Value {
         .split_whitespace()
         .map(|word| match word {
             "start" => json!({"action": "Start"}),
+            "start-paused" => json!({"action": "Start", "data": {"paused": "true"}}),
             "stop" => json!({"action": "Stop", "uid": "vmi-uid"}),
             "stop-old" => json!({"action": "Stop", "uid": "old-uid"}),
             other => panic!("{other}"),
@@ -137,6 +139,7 @@ fn every_strategy_and_every_instance() {
         ("Halted", "Succeeded deleting", "", "release"),
         ("Halted", "Running foreign", "", ""),
         ("Halted", "none", "start", r#"spec {"runStrategy":"Always"}"#),
+        ("Halted", "none", "start-paused", r#"spec {"runStrategy":"Always"}"#),
         ("Manual", "none", "", ""),
         ("Manual", "none", "start", "create"),
         ("Manual", "Running", "start", ""),
@@ -348,6 +351,30 @@ fn the_instance_is_made_from_the_template() {
     let decision = decide(&inputs(vm(json!({"runStrategy": "Always"}), json!({})), "none"), at(NOW));
     let Some(Action::CreateVmi(vmi)) = decision.actions.last() else { panic!("{decision:?}") };
     insta::assert_yaml_snapshot!(vmi);
+}
+
+#[test]
+fn only_the_start_that_asks_for_it_begins_paused() {
+    let table = [
+        ("Always", "start-paused", Some(StartStrategy::Paused)),
+        ("Manual", "start-paused", Some(StartStrategy::Paused)),
+        ("RerunOnFailure", "stop-old start-paused", Some(StartStrategy::Paused)),
+        ("Manual", "start", None),
+        ("Always", "", None),
+    ];
+    for (strategy, asked, expected) in table {
+        let vm = vm(json!({"runStrategy": strategy}), json!({"stateChangeRequests": requests(asked)}));
+        let decision = decide(&inputs(vm, "none"), at(NOW));
+        let Some(Action::CreateVmi(vmi)) = decision.actions.last() else { panic!("{decision:?}") };
+        assert_eq!(vmi.spec.start_strategy, expected, "{strategy} asked {asked:?}");
+    }
+    // A halted VM becomes Always first, and remembers how it is to begin.
+    let halted = inputs(
+        vm(json!({"runStrategy": "Halted"}), json!({"stateChangeRequests": requests("start-paused")})),
+        "none",
+    );
+    let after = status(&halted, &decide(&halted, at(NOW)));
+    assert_eq!(after["stateChangeRequests"], requests("start-paused"));
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub enum Event {
         /// What.
         detail: String,
     },
+    /// QEMU is up, and the guest is to wait until somebody lets it run.
+    HeldBack,
     /// Somebody wants the CPUs to stand.
     PauseAsked,
     /// Somebody wants it shut down.
@@ -126,7 +128,7 @@ impl Domain {
     }
 
     fn note(&mut self, event: Event, now_ms: i64) {
-        use DomainPhase::{Crashed, NotStarted, Shutoff, ShuttingDown, Starting};
+        use DomainPhase::{Crashed, NotStarted, Paused, Shutoff, ShuttingDown, Starting};
         match event {
             Event::Asked { interfaces, emulated } => {
                 if self.phase == NotStarted {
@@ -142,6 +144,11 @@ impl Domain {
             Event::StartFailed { detail } => {
                 self.detail = detail;
                 self.enter(Crashed, "StartFailed");
+            }
+            Event::HeldBack => {
+                if self.phase == Starting {
+                    self.enter(Paused, "PausedByUser");
+                }
             }
             Event::PauseAsked => self.pause_asked = true,
             Event::ShutdownAsked => {

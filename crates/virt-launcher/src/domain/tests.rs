@@ -50,6 +50,20 @@ fn started(then: impl IntoIterator<Item = Event>) -> Vec<String> {
 }
 
 #[test]
+fn a_guest_that_is_held_back_is_paused_until_it_runs() {
+    let begin = [asked(), Event::Spawned { pid: 7 }, Event::HeldBack, resumed()];
+    assert_eq!(
+        life(begin),
+        ["STARTING Starting", "STARTING Starting", "PAUSED PausedByUser", "RUNNING Running"]
+    );
+    // Somebody wanted its end before QEMU was up.
+    assert_eq!(
+        life([asked(), killed(), Event::HeldBack, exited(Exit::Code(0))]),
+        ["STARTING Starting", "SHUTTING_DOWN Killed", "SHUTOFF Killed"]
+    );
+}
+
+#[test]
 fn ends_that_somebody_wanted() {
     assert_eq!(
         started([shutdown(true, "guest-shutdown"), stopped(), exited(Exit::Code(0))]),

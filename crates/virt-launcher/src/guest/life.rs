@@ -71,7 +71,7 @@ async fn try_live(guest: &Guest, spec: &GuestSpec, accel: Accel, typed: Typed) -
     let control = bind(&paths.qmp())?;
     let mut process = spawn(guest, spec, accel)?;
     let connected = tokio::select! {
-        connected = connect(guest, serial, control, typed) => connected,
+        connected = connect(guest, spec, serial, control, typed) => connected,
         exit = &mut process.exit => {
             end(guest, process.words, exit.unwrap_or(Exit::Unknown), None).await;
             return Ok(());
@@ -113,9 +113,11 @@ fn spawn(guest: &Guest, spec: &GuestSpec, accel: Accel) -> Result<Process, Start
     Ok(Process { pid: child.pid, exit: child.exit, words })
 }
 
-/// Takes QEMU's connections, and lets the guest run: only now, when nothing of it can be missed.
+/// Takes QEMU's connections, and lets the guest run: only now, when nothing of it can be missed. A guest that is to
+/// begin paused stays as QEMU was started.
 async fn connect(
     guest: &Guest,
+    spec: &GuestSpec,
     serial: Option<(UnixListener, PathBuf)>,
     control: (UnixListener, PathBuf),
     typed: Typed,
@@ -129,7 +131,11 @@ async fn connect(
         }
         None => guest.0.console.close(),
     }
-    qmp.execute("cont").await?;
+    if spec.start_paused {
+        guest.note(Event::HeldBack);
+    } else {
+        qmp.execute("cont").await?;
+    }
     guest.0.qmp.send_replace(Some(qmp.clone()));
     Ok((qmp, events))
 }

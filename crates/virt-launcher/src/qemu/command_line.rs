@@ -184,6 +184,7 @@ mod tests {
             console: true,
             graphics: true,
             rng: false,
+            start_paused: false,
         }
     }
 

@@ -7,7 +7,7 @@
 mod devices;
 
 use kubevirt_types::quantity::Quantity;
-use kubevirt_types::vmi::VirtualMachineInstance;
+use kubevirt_types::vmi::{StartStrategy, VirtualMachineInstance};
 use thiserror::Error;
 
 /// The machine where none is named; admission writes it into the object.
@@ -44,6 +44,8 @@ pub struct GuestSpec {
     pub graphics: bool,
     /// A source of random numbers.
     pub rng: bool,
+    /// Whether it waits to be unpaused before its first instruction.
+    pub start_paused: bool,
 }
 
 /// Direct kernel boot.
@@ -188,6 +190,7 @@ impl GuestSpec {
             console: devices.autoattach_serial_console.unwrap_or(true),
             graphics: devices.autoattach_graphics_device.unwrap_or(true),
             rng: devices.rng.is_some(),
+            start_paused: vmi.spec.start_strategy == Some(StartStrategy::Paused),
         })
     }
 }

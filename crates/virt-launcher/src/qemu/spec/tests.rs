@@ -22,9 +22,15 @@ fn what_is_absent_gets_its_default() {
     assert_eq!(guest.uuid, UID);
     assert_eq!(guest.topology, (1, 1, 1));
     assert_eq!(guest.memory_mib, 96);
-    assert!(guest.console && guest.graphics && !guest.rng);
+    assert!(guest.console && guest.graphics && !guest.rng && !guest.start_paused);
     let default = InterfaceSpec { name: "default".into(), mac: "02:6f:e5:9d:2c:9c".into(), nic: Nic::Virtio };
     assert_eq!(guest.interfaces, [default]);
+}
+
+#[test]
+fn a_guest_can_begin_paused() {
+    let domain = json!({"memory": {"guest": "96Mi"}});
+    assert!(parse(json!({"startStrategy": "Paused", "domain": domain})).unwrap().start_paused);
 }
 
 #[test]
