@@ -1,10 +1,15 @@
 //! Arguments.
 
+pub mod create;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use create::CreateCommand;
 
 /// The name under which kubectl finds its plugins.
 const PLUGIN: &str = "kubectl-virt";
@@ -38,6 +43,33 @@ pub struct ClusterFlags {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    Cluster(ClusterCommand),
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    Local(LocalCommand),
+}
+
+/// What needs no cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum LocalCommand {
+    /// Print a manifest
+    Create {
+        #[allow(missing_docs)]
+        #[command(subcommand)]
+        command: CreateCommand,
+    },
+    /// Print a script that completes virtctl's arguments in a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What is asked of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ClusterCommand {
     /// Connect to the serial console of a virtual machine instance
     Console {
         /// Its name
@@ -227,6 +259,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, cla
     Invocation::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
+/// The script with which a shell completes our arguments.
+pub fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Invocation::command(), "virtctl", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let allowed = || format!("{text:?} is no duration: expected a number with unit s, m or h, such as 30m");
     let (number, seconds) = match text.char_indices().next_back() {
@@ -250,27 +289,31 @@ mod tests {
     #[test]
     fn table() {
         let stop = |force, grace_period| {
-            Command::Stop(StopOptions { name: "a".into(), force, grace_period, dry_run: false })
+            ClusterCommand::Stop(StopOptions { name: "a".into(), force, grace_period, dry_run: false })
         };
         let cases = [
-            ("virtctl console a", Command::Console { name: "a".into(), timeout: 5 }),
-            ("virtctl console a --timeout 1", Command::Console { name: "a".into(), timeout: 1 }),
+            ("virtctl console a", ClusterCommand::Console { name: "a".into(), timeout: 5 }),
+            ("virtctl console a --timeout 1", ClusterCommand::Console { name: "a".into(), timeout: 1 }),
             ("virtctl stop a", stop(false, None)),
             ("kubectl-virt stop a --force --grace-period 0", stop(true, Some(0))),
             (
                 "virtctl pause vm a",
-                Command::Pause(PauseOptions { kind: MachineKind::Vm, name: "a".into(), dry_run: false }),
+                ClusterCommand::Pause(PauseOptions {
+                    kind: MachineKind::Vm,
+                    name: "a".into(),
+                    dry_run: false,
+                }),
             ),
-            ("virtctl version -c", Command::Version { client: true }),
+            ("virtctl version -c", ClusterCommand::Version { client: true }),
             (
                 "virtctl update watch --timeout 30m",
-                Command::Update {
+                ClusterCommand::Update {
                     command: UpdateCommand::Watch(WatchOptions { timeout: Some(Duration::from_secs(1800)) }),
                 },
             ),
             (
                 "virtctl update plan --image-tag v0.18.0 -o json",
-                Command::Update {
+                ClusterCommand::Update {
                     command: UpdateCommand::Plan(PlanOptions {
                         image_tag: Some("v0.18.0".into()),
                         output: Some(Output::Json),
@@ -279,14 +322,14 @@ mod tests {
             ),
             (
                 "virtctl update explain -o yaml",
-                Command::Update {
+                ClusterCommand::Update {
                     command: UpdateCommand::Explain(ExplainOptions { output: Some(Output::Yaml) }),
                 },
             ),
-            ("virtctl update retry", Command::Update { command: UpdateCommand::Retry }),
+            ("virtctl update retry", ClusterCommand::Update { command: UpdateCommand::Retry }),
         ];
         for (line, command) in cases {
-            assert_eq!(parsed(line).unwrap().command, command, "{line}");
+            assert_eq!(parsed(line).unwrap().command, Command::Cluster(command), "{line}");
         }
         for line in [
             "virtctl",
@@ -297,6 +340,20 @@ mod tests {
             "virtctl update retry now",
         ] {
             assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_shell_gets_a_script_that_knows_the_commands() {
+        for shell in ["bash", "zsh", "fish", "powershell"] {
+            let line = format!("virtctl completion {shell}");
+            let Command::Local(LocalCommand::Completion { shell }) = parsed(&line).unwrap().command else {
+                panic!("{line}")
+            };
+            let script = completion(shell);
+            for word in ["console", "kernel-boot-image", "unpause", "grace-period"] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod cli;
 mod cluster;
 mod console;
+mod create;
 mod lifecycle;
 mod stream;
 mod terminal;
@@ -13,15 +14,27 @@ mod update;
 mod version;
 mod vnc;
 
-use cli::{Command, Invocation, UpdateCommand};
+use cli::create::CreateCommand;
+use cli::{ClusterCommand, Command, Invocation, LocalCommand, UpdateCommand};
 use cluster::Cluster;
 
 /// Runs a command. Says on stderr what went wrong, and returns whether all went well.
 pub async fn run(invocation: Invocation) -> bool {
     let Invocation { flags, command } = invocation;
+    let command = match command {
+        Command::Cluster(command) => command,
+        Command::Local(LocalCommand::Completion { shell }) => {
+            terminal::say(cli::completion(shell).trim_end());
+            return true;
+        }
+        Command::Local(LocalCommand::Create { command: CreateCommand::Vm(options) }) => {
+            let created = create::vm(&options, flags.namespace.as_deref());
+            return created.map_err(|error| eprintln!("{}", cluster::chain(&error))).is_ok();
+        }
+    };
     let cluster = match Cluster::connect(&flags).await {
         Ok(cluster) => cluster,
-        Err(_) if matches!(command, Command::Version { client: true }) => {
+        Err(_) if matches!(command, ClusterCommand::Version { client: true }) => {
             version::print_client();
             return true;
         }
@@ -31,17 +44,17 @@ pub async fn run(invocation: Invocation) -> bool {
         }
     };
     let result: anyhow::Result<()> = match &command {
-        Command::Console { name, timeout } => {
+        ClusterCommand::Console { name, timeout } => {
             console::run(&cluster, name, *timeout).await.map_err(Into::into)
         }
-        Command::Vnc(options) => vnc::run(&cluster, options).await.map_err(Into::into),
-        Command::Start(options) => lifecycle::start(&cluster, options).await.map_err(Into::into),
-        Command::Stop(options) => lifecycle::stop(&cluster, options).await.map_err(Into::into),
-        Command::Restart(options) => lifecycle::restart(&cluster, options).await.map_err(Into::into),
-        Command::Pause(options) => lifecycle::pause(&cluster, options).await.map_err(Into::into),
-        Command::Unpause(options) => lifecycle::unpause(&cluster, options).await.map_err(Into::into),
-        Command::Version { client } => version::print(&cluster, *client).await.map_err(Into::into),
-        Command::Update { command } => match command {
+        ClusterCommand::Vnc(options) => vnc::run(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Start(options) => lifecycle::start(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Stop(options) => lifecycle::stop(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Restart(options) => lifecycle::restart(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Pause(options) => lifecycle::pause(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Unpause(options) => lifecycle::unpause(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Version { client } => version::print(&cluster, *client).await.map_err(Into::into),
+        ClusterCommand::Update { command } => match command {
             UpdateCommand::Watch(options) => update::watch(&cluster, options).await.map_err(Into::into),
             UpdateCommand::Plan(options) => update::plan(&cluster, options).await.map_err(Into::into),
             UpdateCommand::Explain(options) => update::explain(&cluster, options).await.map_err(Into::into),

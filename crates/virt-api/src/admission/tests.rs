@@ -210,3 +210,21 @@ fn a_gate_that_closed_again_keeps_no_vm_from_starting() {
     assert!(create(PLAIN_USER).starts_with("422 spec.evictionStrategy: Forbidden: evictionStrategy is new"));
     assert_eq!(create(CONTROLLER), "admitted");
 }
+
+#[test]
+fn what_virtctl_creates_is_admitted_by_every_release() {
+    for manifest in [
+        include_str!("../../../virtctl/goldens/vm-plain.yaml"),
+        include_str!("../../../virtctl/goldens/vm-everything.yaml"),
+    ] {
+        let object: Value = serde_saphyr::from_str(manifest).unwrap();
+        for own in Release::ALL {
+            let ask =
+                |hook, object| ask_as(hook, PLAIN_USER, (object, Value::Null), own.clone(), own.clone());
+            let Verdict::Patch(patch) = ask(Hook::VmMutate, object.clone()) else { panic!("{manifest}") };
+            let mut filled = object.clone();
+            json_patch::patch(&mut filled, &patch).unwrap();
+            assert_eq!(refused(ask(Hook::VmValidate, filled)), "admitted", "{own}: {manifest}");
+        }
+    }
+}
