@@ -203,8 +203,12 @@ fn people(release: &Release) -> Vec<Value> {
     if exists(What::Kind("virtualmachineinstancereplicasets"), release) {
         kinds.push("virtualmachineinstancereplicasets");
     }
-    let streams =
-        rule(&[SUBRESOURCES], &["virtualmachineinstances/console", "virtualmachineinstances/vnc"], &["get"]);
+    let streams = [
+        "virtualmachineinstances/console",
+        "virtualmachineinstances/vnc",
+        "virtualmachineinstances/vnc/screenshot",
+    ];
+    let streams = rule(&[SUBRESOURCES], &streams, &["get"]);
     let mut actions = vec!["virtualmachines/start", "virtualmachines/stop", "virtualmachines/restart"];
     if exists(What::Rbac(RBAC_EDIT_PAUSE), release) {
         actions.extend(["virtualmachineinstances/pause", "virtualmachineinstances/unpause"]);

@@ -37,8 +37,9 @@ const fn subresource(
     Subresource { resource, name, kind, method, description }
 }
 
-const SUBRESOURCES: [Subresource; 7] = [
+const SUBRESOURCES: [Subresource; 8] = [
     subresource(VMI, "vnc", "get", "Open a websocket connection to the VNC server of an instance."),
+    subresource(VMI, "vnc/screenshot", "get", "Get a PNG of the screen of an instance."),
     subresource(VMI, "console", "get", "Open a websocket connection to the serial console of an instance."),
     subresource(VMI, "pause", "put", "Pause an instance."),
     subresource(VMI, "unpause", "put", "Unpause an instance."),
@@ -171,7 +172,7 @@ fn paths(versions: &[&str], own: &Release, typed: &Value) -> Value {
                 s.resource, s.name
             );
             let operation = json!({
-                "operationId": format!("{version}{}{}", s.kind, s.name),
+                "operationId": format!("{version}{}{}", s.kind, s.name.replace('/', "")),
                 "description": s.description,
                 "responses": {"200": {"description": "OK"}, "401": {"description": "Unauthorized"}},
             });

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -20,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const CANDIDATES: usize = 3;
 /// A refusal is a Status; what is longer is not for us.
 const REFUSAL_LIMIT: usize = 64 * 1024;
+/// A picture of the largest screen there is, if nothing in it could be packed.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// virt-handlers, as somebody who may call them sees them.
 #[derive(Clone)]
@@ -153,12 +156,35 @@ impl Handlers {
         action: Action,
     ) -> Result<(), HandlerError> {
         let path = format!("{}/{}", instance_path(namespace, name), action.name());
+        self.first(node, pods, Method::PUT, &path).await.map(drop)
+    }
+
+    /// Takes a picture of an instance's screen, through the first of `pods` that does it.
+    pub async fn screenshot(
+        &self,
+        node: &str,
+        pods: &[HandlerPod],
+        (namespace, name): (&str, &str),
+        move_cursor: bool,
+    ) -> Result<Bytes, HandlerError> {
+        let instance = instance_path(namespace, name);
+        let path = format!("{instance}/vnc/screenshot?moveCursor={move_cursor}");
+        self.first(node, pods, Method::GET, &path).await
+    }
+
+    async fn first(
+        &self,
+        node: &str,
+        pods: &[HandlerPod],
+        method: Method,
+        path: &str,
+    ) -> Result<Bytes, HandlerError> {
         let mut last = HandlerError::None { node: node.to_owned() };
         for pod in pods.iter().take(CANDIDATES) {
-            let put = self.put(pod, &path);
-            let done = tokio::time::timeout(ANSWER_LIMIT, put).await;
+            let call = self.call(pod, method.clone(), path);
+            let done = tokio::time::timeout(ANSWER_LIMIT, call).await;
             match done.unwrap_or_else(|_| Err(slow(pod.name.clone()))) {
-                Ok(()) => return Ok(()),
+                Ok(answer) => return Ok(answer),
                 Err(error) if error.may_pass() => last = error,
                 Err(error) => return Err(error),
             }
@@ -166,18 +192,19 @@ impl Handlers {
         Err(last)
     }
 
-    async fn put(&self, pod: &HandlerPod, path: &str) -> Result<(), HandlerError> {
-        let cut =
-            |error: hyper::Error| HandlerError::Cut { handler: pod.name.clone(), why: error.to_string() };
+    async fn call(&self, pod: &HandlerPod, method: Method, path: &str) -> Result<Bytes, HandlerError> {
+        let cut = |why: String| HandlerError::Cut { handler: pod.name.clone(), why };
         let stream = self.connect(pod).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(cut)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| cut(error.to_string()))?;
         tokio::spawn(connection);
-        let request = self.request(pod, Method::PUT, path)?.map(|()| Empty::<&[u8]>::new());
-        let response = sender.send_request(request).await.map_err(cut)?;
+        let request = self.request(pod, method, path)?.map(|()| Empty::<&[u8]>::new());
+        let response = sender.send_request(request).await.map_err(|error| cut(error.to_string()))?;
         let status = response.status();
         if status.is_success() {
-            return Ok(());
+            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+            return body.map(|body| body.to_bytes()).map_err(|error| cut(error.to_string()));
         }
         let body = Limited::new(response.into_body(), REFUSAL_LIMIT).collect().await;
         // What can't be read of a refusal is missing from the message; the status is there.

@@ -161,6 +161,7 @@ fn reason_of(code: StatusCode) -> &'static str {
         422 => "Invalid",
         429 => "TooManyRequests",
         500 => "InternalError",
+        501 => "NotImplemented",
         503 => "ServiceUnavailable",
         504 => "Timeout",
         _ => "Unknown",

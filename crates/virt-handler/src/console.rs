@@ -1,4 +1,4 @@
-//! The console server: streams to a guest's console and screen, and pausing it, for virt-api.
+//! The console server: streams to a guest's console and screen, pictures of it, and pausing it, for virt-api.
 //!
 //! Who may call is settled by TLS. A stream needs no lock and leaves no state here: the launcher
 //! is asked first, and only if it agrees the connection becomes a websocket. The answer's header
@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Extension, Json, Router};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, header};
 use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::attach::{AttachError, AttachRequest, OFFSET_HEADER, attach};
 use kubevirt_stream::relay::relay;
@@ -28,6 +29,7 @@ use crate::launcher::calls::{self, CallError};
 use crate::launcher::link::Links;
 use crate::launcher::socket::{self, SocketError};
 use crate::metrics::STREAMS;
+use crate::screen::{self, RfbError, ScreenError};
 use crate::vmi::decide::pod_uid;
 
 /// A launcher answers an attach from memory.
@@ -56,6 +58,13 @@ struct Attach {
     preserve_session: bool,
 }
 
+/// What a picture's caller may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Look {
+    move_cursor: bool,
+}
+
 /// Why a request came to nothing, as its caller is told.
 #[derive(Debug, thiserror::Error)]
 enum ConsoleError {
@@ -75,13 +84,17 @@ enum ConsoleError {
     Slow,
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Screen(#[from] ScreenError),
 }
 
 /// The routes that a release has.
 pub fn router(consoles: Consoles, release: &Release) -> Router {
     let at = |what: &str| format!("/v1/namespaces/{{namespace}}/virtualmachineinstances/{{name}}/{what}");
-    let mut routes =
-        Router::new().route(&at("console"), get(stream_console)).route(&at("vnc"), get(stream_vnc));
+    let mut routes = Router::new()
+        .route(&at("console"), get(stream_console))
+        .route(&at("vnc"), get(stream_vnc))
+        .route(&at("vnc/screenshot"), get(screenshot));
     for (action, route) in [("pause", put(pause)), ("unpause", put(unpause))] {
         if exists(What::Subresource("virtualmachineinstances", action), release) {
             routes = routes.route(&at(action), route);
@@ -91,7 +104,7 @@ pub fn router(consoles: Consoles, release: &Release) -> Router {
 }
 
 type Name = Path<(String, String)>;
-type Asked = Result<Query<Attach>, axum::extract::rejection::QueryRejection>;
+type Asked = Result<Query<Attach>, QueryRejection>;
 
 async fn stream_console(
     State(consoles): State<Consoles>,
@@ -111,6 +124,19 @@ async fn stream_vnc(
     request: Request,
 ) -> Result<Response, ConsoleError> {
     consoles.stream(name, socket::VNC, asked, streams, request).await
+}
+
+async fn screenshot(
+    State(consoles): State<Consoles>,
+    Path(name): Name,
+    asked: Result<Query<Look>, QueryRejection>,
+) -> Result<Response, ConsoleError> {
+    let asked = asked.map_err(|rejection| ConsoleError::Query(rejection.body_text()))?.0;
+    let found = socket::find(consoles.links.pods(), &consoles.pod_of(&name)?, socket::VNC)?;
+    let picture = screen::screenshot(&found, own_session(), asked.move_cursor).await?;
+    let (namespace, name) = name;
+    tracing::info!(namespace, name, bytes = picture.len(), "screenshot taken");
+    Ok(([(header::CONTENT_TYPE, "image/png")], picture).into_response())
 }
 
 async fn pause(State(consoles): State<Consoles>, Path(name): Name) -> Result<StatusCode, ConsoleError> {
@@ -149,6 +175,7 @@ impl Consoles {
             session: session.clone(),
             resume_from: asked.resume_from,
             preserve_session: asked.preserve_session,
+            shared: false,
         };
         let attached = tokio::time::timeout(ATTACH_LIMIT, attach(&mut guest, &request)).await;
         let offset = attached.map_err(|_| ConsoleError::Slow)??;
@@ -201,11 +228,19 @@ impl ConsoleError {
             Self::NotAWebsocket(_) | Self::Query(_) | Self::Call(CallError::Unsupported { .. }) => {
                 (StatusCode::BAD_REQUEST, "BadRequest")
             }
-            Self::Socket(_) | Self::Connect(_) | Self::Attach(_) | Self::Call(CallError::Unreachable) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+            Self::Screen(ScreenError::Taken) => (StatusCode::CONFLICT, "Conflict"),
+            Self::Socket(_)
+            | Self::Connect(_)
+            | Self::Attach(_)
+            | Self::Call(CallError::Unreachable)
+            | Self::Screen(
+                ScreenError::Connect(_) | ScreenError::Attach(_) | ScreenError::Rfb(RfbError::Io(_)),
+            ) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            Self::Slow | Self::Call(CallError::Slow { .. }) | Self::Screen(ScreenError::Slow) => {
+                (StatusCode::GATEWAY_TIMEOUT, "Timeout")
             }
-            Self::Slow | Self::Call(CallError::Slow { .. }) => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
-            Self::Call(CallError::Refused { .. } | CallError::Encode(_)) => {
+            Self::Call(CallError::Refused { .. } | CallError::Encode(_))
+            | Self::Screen(ScreenError::Rfb(_) | ScreenError::Png(_)) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
             }
         }

@@ -15,4 +15,5 @@ pub mod life;
 pub mod lock;
 pub mod metrics;
 pub mod node;
+pub mod screen;
 pub mod vmi;

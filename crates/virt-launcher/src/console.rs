@@ -193,7 +193,7 @@ mod tests {
         resume_from: Option<u64>,
     ) -> (UnixStream, Result<u64, AttachError>) {
         let mut client = attached(console);
-        let request = AttachRequest { session: session.into(), resume_from, preserve_session: false };
+        let request = AttachRequest { session: session.into(), resume_from, ..AttachRequest::default() };
         let answer = attach::attach(&mut client, &request).await;
         (client, answer)
     }

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn request(session: &str, preserve_session: bool) -> AttachRequest {
-        AttachRequest { session: session.into(), resume_from: None, preserve_session }
+        AttachRequest { session: session.into(), preserve_session, ..AttachRequest::default() }
     }
 
     #[tokio::test]

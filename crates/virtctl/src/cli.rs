@@ -107,7 +107,40 @@ pub enum ClusterCommand {
 
 /// Options of `vnc`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct VncOptions {
+    #[allow(missing_docs)]
+    #[command(subcommand)]
+    pub command: Option<VncCommand>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub screen: Option<ScreenOptions>,
+}
+
+/// What else there is to do with a screen.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum VncCommand {
+    /// Write a picture of the screen of a virtual machine instance, a PNG, to a file
+    Screenshot(ScreenshotOptions),
+}
+
+/// Options of `vnc screenshot`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ScreenshotOptions {
+    /// Name of the instance
+    #[arg(value_name = "VMI")]
+    pub name: String,
+    /// The file to write; - is the standard output
+    #[arg(short, long)]
+    pub file: PathBuf,
+    /// Move the pointer before, to wake a screen that has turned itself off
+    #[arg(short, long)]
+    pub move_cursor: bool,
+}
+
+/// Options of `vnc` without a subcommand.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ScreenOptions {
     /// Name of the instance
     #[arg(value_name = "VMI")]
     pub name: String,
@@ -279,105 +312,4 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Result<Invocation, clap::Error> {
-        parse(line.split(' ').map(OsString::from))
-    }
-
-    #[test]
-    fn table() {
-        let stop = |force, grace_period| {
-            ClusterCommand::Stop(StopOptions { name: "a".into(), force, grace_period, dry_run: false })
-        };
-        let cases = [
-            ("virtctl console a", ClusterCommand::Console { name: "a".into(), timeout: 5 }),
-            ("virtctl console a --timeout 1", ClusterCommand::Console { name: "a".into(), timeout: 1 }),
-            ("virtctl stop a", stop(false, None)),
-            ("kubectl-virt stop a --force --grace-period 0", stop(true, Some(0))),
-            (
-                "virtctl pause vm a",
-                ClusterCommand::Pause(PauseOptions {
-                    kind: MachineKind::Vm,
-                    name: "a".into(),
-                    dry_run: false,
-                }),
-            ),
-            ("virtctl version -c", ClusterCommand::Version { client: true }),
-            (
-                "virtctl update watch --timeout 30m",
-                ClusterCommand::Update {
-                    command: UpdateCommand::Watch(WatchOptions { timeout: Some(Duration::from_secs(1800)) }),
-                },
-            ),
-            (
-                "virtctl update plan --image-tag v0.18.0 -o json",
-                ClusterCommand::Update {
-                    command: UpdateCommand::Plan(PlanOptions {
-                        image_tag: Some("v0.18.0".into()),
-                        output: Some(Output::Json),
-                    }),
-                },
-            ),
-            (
-                "virtctl update explain -o yaml",
-                ClusterCommand::Update {
-                    command: UpdateCommand::Explain(ExplainOptions { output: Some(Output::Yaml) }),
-                },
-            ),
-            ("virtctl update retry", ClusterCommand::Update { command: UpdateCommand::Retry }),
-        ];
-        for (line, command) in cases {
-            assert_eq!(parsed(line).unwrap().command, Command::Cluster(command), "{line}");
-        }
-        for line in [
-            "virtctl",
-            "virtctl console",
-            "virtctl pause pod a",
-            "virtctl update watch --timeout 3",
-            "virtctl update plan -o table",
-            "virtctl update retry now",
-        ] {
-            assert!(parsed(line).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn every_shell_gets_a_script_that_knows_the_commands() {
-        for shell in ["bash", "zsh", "fish", "powershell"] {
-            let line = format!("virtctl completion {shell}");
-            let Command::Local(LocalCommand::Completion { shell }) = parsed(&line).unwrap().command else {
-                panic!("{line}")
-            };
-            let script = completion(shell);
-            for word in ["console", "kernel-boot-image", "unpause", "grace-period"] {
-                assert!(script.contains(word), "{shell}: {word}");
-            }
-        }
-    }
-
-    #[test]
-    fn cluster_flags_stand_anywhere() {
-        let flags = parsed("virtctl start a -n ns --kubeconfig /k --context c").unwrap().flags;
-        let expected = ClusterFlags {
-            namespace: Some("ns".into()),
-            kubeconfig: Some("/k".into()),
-            context: Some("c".into()),
-        };
-        assert_eq!(flags, expected);
-        assert_eq!(parsed("virtctl -n ns --kubeconfig /k --context c start a").unwrap().flags, expected);
-    }
-
-    #[test]
-    fn usage_has_the_name_it_was_called_by() {
-        for (line, name) in [
-            ("/usr/bin/virtctl console -h", "virtctl console"),
-            ("/bin/kubectl-virt console -h", "kubectl virt console"),
-        ] {
-            let usage = parsed(line).unwrap_err().to_string();
-            assert!(usage.contains(&format!("Usage: {name} [OPTIONS] <VMI>")), "{usage}");
-        }
-        Invocation::command().debug_assert();
-    }
-}
+mod tests;

@@ -3,9 +3,11 @@
 use std::error::Error;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::Status;
 use kube::{Client, Config};
 use serde_json::Value;
 
@@ -64,10 +66,33 @@ impl Cluster {
         self.client.request_text(request).await.map(drop)
     }
 
+    /// Gets what isn't JSON, whole.
+    pub(crate) async fn get(&self, path: &str) -> Result<Vec<u8>, kube::Error> {
+        let request = Request::get(path).body(Body::empty()).map_err(kube::Error::HttpError)?;
+        let (head, body) = self.client.send(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        if head.status.is_success() {
+            return Ok(body.to_vec());
+        }
+        Err(kube::Error::Api(Box::new(refusal(head.status, &body))))
+    }
+
     /// Sends a request whose connection is then used for something else.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<http::Response<Body>, kube::Error> {
         self.client.send(request).await
     }
+}
+
+/// The Status that a server answers, or one made from what it answers instead.
+fn refusal(code: StatusCode, body: &[u8]) -> Status {
+    serde_json::from_slice(body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body);
+        let text = match text.trim() {
+            "" => code.to_string(),
+            text => format!("{code}: {text}"),
+        };
+        Status::failure(&text, code.canonical_reason().unwrap_or_default()).with_code(code.as_u16())
+    })
 }
 
 /// What the API server says, without the wrapping: a Status' message, or what broke underneath.
@@ -101,6 +126,15 @@ mod tests {
     struct Layer {
         text: &'static str,
         source: Option<Box<Layer>>,
+    }
+
+    #[test]
+    fn a_refusal_speaks_for_itself_or_is_quoted() {
+        let status = br#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","code":409}"#;
+        assert_eq!(refusal(StatusCode::CONFLICT, status).message, "no");
+        let quoted = refusal(StatusCode::BAD_GATEWAY, b"upstream is gone\n");
+        assert_eq!((quoted.message.as_str(), quoted.code), ("502 Bad Gateway: upstream is gone", 502));
+        assert_eq!(refusal(StatusCode::NOT_FOUND, b"").message, "404 Not Found");
     }
 
     #[test]

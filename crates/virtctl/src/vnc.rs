@@ -1,5 +1,6 @@
-//! `vnc`: the screen of an instance, for a viewer on this machine.
+//! `vnc`: the screen of an instance, for a viewer on this machine, or a picture of it.
 
+mod screenshot;
 mod viewer;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::VncOptions;
+use crate::cli::{ScreenOptions, VncCommand, VncOptions};
 use crate::cluster::Cluster;
 use crate::stream::{OpenError, open};
 use crate::terminal::say;
@@ -40,9 +41,21 @@ pub(crate) enum VncError {
     Accept(#[source] std::io::Error),
     #[error("error encountered: {0}")]
     Cut(String),
+    #[error(transparent)]
+    Screenshot(#[from] screenshot::ScreenshotError),
+    #[error("name the virtual machine instance whose screen to open")]
+    NoName,
 }
 
 pub(crate) async fn run(cluster: &Cluster, options: &VncOptions) -> Result<(), VncError> {
+    match (&options.command, &options.screen) {
+        (Some(VncCommand::Screenshot(options)), _) => Ok(screenshot::take(cluster, options).await?),
+        (None, Some(options)) => open_screen(cluster, options).await,
+        (None, None) => Err(VncError::NoName),
+    }
+}
+
+async fn open_screen(cluster: &Cluster, options: &ScreenOptions) -> Result<(), VncError> {
     // The viewer is looked for first: without one nobody's session needs to end.
     let viewer = match options.proxy_only {
         true => None,

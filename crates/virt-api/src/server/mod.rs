@@ -3,6 +3,7 @@
 mod admit;
 mod authorize;
 mod documents;
+mod screen;
 mod streams;
 mod vm;
 mod vmi;
@@ -84,6 +85,7 @@ fn subresources(mut router: Router<Arc<App>>, base: &str, app: &Arc<App>) -> Rou
         };
         router = router.route(&at(vmis, stream.name()), get(handler));
     }
+    router = router.route(&at(vmis, "vnc/screenshot"), get(screen::screenshot));
     for action in instance::Action::ALL {
         if feature::exists(What::Subresource(vmis, action.name()), &app.own) {
             let handler = async move |app: Shared, name: Name, body| vmi::act(app, name, action, body).await;

@@ -27,6 +27,10 @@ impl Guest {
         self.changed.send_replace(true);
     }
 
+    pub fn is_off(&self) -> bool {
+        *self.changed.borrow()
+    }
+
     pub fn typed(&self) -> Vec<u8> {
         self.typed.lock().unwrap().clone()
     }

@@ -10,7 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request};
+use axum::body::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
 use kubevirt_runtime::health::Health;
 use kubevirt_runtime::serve::{Drain, Server};
 use kubevirt_runtime::shutdown::Shutdown;
@@ -88,6 +91,30 @@ impl World {
             .body(())
             .unwrap();
         websocket::dial(stream, request).await
+    }
+
+    /// Asks as the front proxy does for `user`.
+    pub async fn ask(
+        &self,
+        user: &str,
+        method: Method,
+        path: &str,
+        body: &'static str,
+    ) -> (StatusCode, HeaderMap, Bytes) {
+        let stream = self.front_proxy.connect(self.address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "virt-api")
+            .header("X-Remote-User", user)
+            .header("X-Remote-Group", "system:authenticated")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        (head.status, head.headers, body.collect().await.unwrap().to_bytes())
     }
 
     /// Whether somebody whom the front proxy's CA knows by another name gets in.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::{Query, Request, State};
+use axum::extract::{Query, RawQuery, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -42,8 +42,11 @@ impl Handler {
         tls.set_identity(&cert, &key).unwrap();
         let bound = runtime.spawn(Server::bind(SocketAddr::new(ip, port), tls)).await.unwrap().unwrap();
         let port = bound.local_addr().unwrap().port();
-        let path = "/v1/namespaces/ns/virtualmachineinstances/a/console";
-        let router = Router::new().route(path, get(console)).with_state(guest);
+        let at = |what: &str| format!("/v1/namespaces/ns/virtualmachineinstances/a/{what}");
+        let router = Router::new()
+            .route(&at("console"), get(console))
+            .route(&at("vnc/screenshot"), get(screenshot))
+            .with_state(guest);
         runtime.spawn(async move { bound.serve(router, &Shutdown::new()).await });
         Self { runtime, port }
     }
@@ -51,6 +54,17 @@ impl Handler {
     /// Ends it at once; its connections just break.
     pub fn kill(self) {
         self.runtime.shutdown_background();
+    }
+}
+
+/// A picture that tells what it was asked for; a guest that is off has none.
+async fn screenshot(State(guest): State<Guest>, RawQuery(asked): RawQuery) -> Response {
+    match guest.is_off() {
+        false => Response::new(format!("PNG {}", asked.unwrap_or_default()).into()),
+        true => {
+            let status = r#"{"kind":"Status","message":"can't connect to the launcher"}"#;
+            Response::builder().status(503).body(status.into()).unwrap()
+        }
     }
 }
 

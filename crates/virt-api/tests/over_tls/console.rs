@@ -1,21 +1,17 @@
 //! A console through virt-api, over real TLS and real websockets: who gets one, and what becomes of
 //! it when virt-handler is killed behind it.
 
-#![allow(clippy::unwrap_used)]
-
-mod world;
-
 use std::time::Duration;
 
+use crate::world::guest::Guest;
+use crate::world::handler::Handler;
+use crate::world::{HANDLERS, World};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
 use kubevirt_stream::attach::OFFSET_HEADER;
 use kubevirt_stream::websocket::{DialError, WebSocket};
 use kubevirt_types::Release;
 use tokio_tungstenite::tungstenite::Message;
-use world::guest::Guest;
-use world::handler::Handler;
-use world::{HANDLERS, World};
 
 const CONSOLE: &str = "/apis/subresources.kubevirt.io/v1/namespaces/ns/virtualmachineinstances/a/console";
 const LIMIT: Duration = Duration::from_secs(20);

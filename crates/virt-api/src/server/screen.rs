@@ -1,0 +1,94 @@
+//! vnc/screenshot: a picture of a guest's screen, as a PNG.
+
+use axum::body::Bytes;
+use axum::extract::{Query, State};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, StatusCode};
+use serde::Deserialize;
+
+use super::{Name, Shared};
+use crate::handler::HandlerError;
+use crate::instance::{Stream, stream_node};
+use crate::refusal::{Refusal, Subject};
+
+/// What a client may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Look {
+    /// Wake the guest's screen by moving its pointer.
+    move_cursor: bool,
+}
+
+type Asked = Result<Query<Look>, axum::extract::rejection::QueryRejection>;
+
+/// Takes a picture.
+pub async fn screenshot(
+    State(app): Shared,
+    name: Name,
+    asked: Asked,
+) -> Result<([(HeaderName, &'static str); 1], Bytes), Refusal> {
+    let Query(asked) = asked.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    let (namespace, name) = &name.0;
+    let vmi = app.cluster.vmi(namespace, name).await;
+    let vmi = vmi.map_err(|error| Refusal::internal(error.to_string()))?;
+    let vmi = vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))?;
+    let node = stream_node(&vmi, Stream::Vnc)?;
+    let pods = app.view.handlers(&node);
+    let picture = app.handlers.screenshot(&node, &pods, (namespace, name), asked.move_cursor).await;
+    let picture = picture.map_err(|error| refusal(name, &node, &error))?;
+    Ok(([(CONTENT_TYPE, "image/png")], picture))
+}
+
+fn refusal(name: &str, node: &str, error: &HandlerError) -> Refusal {
+    match error {
+        HandlerError::None { .. } => Refusal::bad_request(error.to_string()),
+        HandlerError::Refused { status: StatusCode::CONFLICT, message, .. } => {
+            Refusal::conflict(Subject::vmi(name), message)
+        }
+        // Not the instance is unknown there, but the path: a virt-handler says in words whom it doesn't know.
+        HandlerError::Refused { status: StatusCode::NOT_FOUND, message, .. } if message.is_empty() => {
+            let why = format!(
+                "virt-handler on node {node} is of a release that takes no screenshots: update KubeVirt, or try \
+                 again when the update is over"
+            );
+            Refusal::new(StatusCode::NOT_IMPLEMENTED, why)
+        }
+        HandlerError::Refused { status, message, .. } if *status == StatusCode::SERVICE_UNAVAILABLE => {
+            Refusal::new(*status, format!("no screenshot: {message}: try again"))
+        }
+        HandlerError::Connect { .. } | HandlerError::Cut { .. } | HandlerError::Refused { .. } => {
+            Refusal::internal(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_virt_handler_says_is_told_with_what_to_do() {
+        let refused = |status, message: &str| HandlerError::Refused {
+            handler: "h".into(),
+            status,
+            message: message.into(),
+        };
+        for (error, expected) in [
+            (refused(StatusCode::NOT_FOUND, ""), "501 virt-handler on node n is of a release that takes no"),
+            (
+                refused(StatusCode::NOT_FOUND, "a not found on node n"),
+                "500 Internal error occurred: virt-handler h",
+            ),
+            (
+                refused(StatusCode::CONFLICT, "somebody has it"),
+                "409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io \"a\": somebody has it",
+            ),
+            (refused(StatusCode::SERVICE_UNAVAILABLE, "it broke"), "503 no screenshot: it broke: try again"),
+            (HandlerError::None { node: "n".into() }, "400 no virt-handler on node n"),
+        ] {
+            let refusal = refusal("a", "n", &error);
+            let said = format!("{} {}", refusal.code.as_u16(), refusal.message);
+            assert!(said.starts_with(expected), "{said}");
+        }
+    }
+}
