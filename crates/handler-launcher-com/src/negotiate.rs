@@ -14,6 +14,8 @@ pub mod capability {
     pub const PAUSE: &str = "pause";
     /// `console-sock` keeps output and resumes at an offset.
     pub const CONSOLE_RESUME: &str = "console-resume";
+    /// PrepareMigrationSource and its kin: the guest can be moved while it runs.
+    pub const LIVE_MIGRATION: &str = "live-migration";
     /// There is a `vnc-sock`.
     pub const VNC: &str = "vnc";
 }

@@ -25,6 +25,11 @@ impl RingBuffer {
         Self { bytes: VecDeque::new(), capacity, end: 0 }
     }
 
+    /// A buffer for a stream whose first bytes were kept elsewhere: the next one to come has this offset.
+    pub fn starting_at(offset: u64) -> Self {
+        Self { end: offset, ..Self::default() }
+    }
+
     /// Appends what came from the stream; the oldest bytes beyond the capacity go.
     pub fn push(&mut self, bytes: &[u8]) {
         self.end += bytes.len() as u64;
@@ -86,6 +91,14 @@ mod tests {
                 assert_eq!(ring.read(offset, limit), (all[from..to].to_vec(), to as u64));
             }
         }
+    }
+
+    #[test]
+    fn a_stream_goes_on_where_it_was_kept_before() {
+        let mut ring = RingBuffer::starting_at(100);
+        ring.push(b"abc");
+        assert_eq!((ring.start(), ring.end()), (100, 103));
+        assert_eq!(ring.read(0, 2), (b"ab".to_vec(), 102));
     }
 
     #[test]

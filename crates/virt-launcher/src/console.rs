@@ -11,7 +11,8 @@ use kubevirt_stream::attach::{self, AttachError, AttachReply, AttachRequest};
 use kubevirt_stream::ring::RingBuffer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::sessions::{Sessions, Sitting};
 
@@ -27,11 +28,19 @@ pub struct Console {
     /// How far the guest has come.
     progress: watch::Sender<Progress>,
     typed: mpsc::Sender<Vec<u8>>,
+    catch_up: mpsc::Sender<oneshot::Sender<u64>>,
+    /// What the guest has said elsewhere is here.
+    complete: watch::Sender<bool>,
     sessions: Arc<Sessions>,
 }
 
-/// What is typed, on its way to the guest.
-pub type Typed = mpsc::Receiver<Vec<u8>>;
+/// What is on its way to the guest's serial line.
+#[derive(Debug)]
+pub struct Typed {
+    bytes: mpsc::Receiver<Vec<u8>>,
+    /// Those who want to know where the output ends, once all is read.
+    catch_up: mpsc::Receiver<oneshot::Sender<u64>>,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
@@ -42,21 +51,24 @@ struct Progress {
 impl Console {
     /// A console that waits for its guest.
     pub fn new() -> (Self, Typed) {
-        let (typed, to_guest) = mpsc::channel(TYPED_AHEAD);
+        let (typed, bytes) = mpsc::channel(TYPED_AHEAD);
+        let (catch_up, asked) = mpsc::channel(1);
         let console = Self {
             ring: Arc::default(),
             progress: watch::Sender::default(),
             typed,
+            catch_up,
+            complete: watch::Sender::new(true),
             sessions: Sessions::new("console"),
         };
-        (console, to_guest)
+        (console, Typed { bytes, catch_up: asked })
     }
 
     /// Carries the guest's serial line until it ends.
-    pub async fn carry<S: AsyncRead + AsyncWrite + Send + 'static>(&self, serial: S, typed: Typed) {
-        let (read, write) = tokio::io::split(serial);
-        let typing = tokio::spawn(type_to(write, typed));
-        if let Err(err) = self.listen(read).await {
+    pub async fn carry(&self, serial: UnixStream, typed: Typed) {
+        let (read, write) = serial.into_split();
+        let typing = tokio::spawn(type_to(write, typed.bytes));
+        if let Err(err) = self.listen(read, typed.catch_up).await {
             tracing::warn!(error = %err, "the serial device can't be read any more");
         }
         typing.abort();
@@ -65,7 +77,63 @@ impl Console {
 
     /// Nothing more will come.
     pub fn close(&self) {
+        self.complete.send_replace(true);
         self.progress.send_modify(|progress| progress.over = true);
+    }
+
+    /// The guest comes from another launcher: nobody is served before its output is here, or
+    /// offsets would mean something else than there.
+    pub fn await_history(&self) {
+        self.complete.send_replace(false);
+    }
+
+    /// Takes output that the guest has made elsewhere.
+    pub fn adopt(&self, offset: u64, bytes: &[u8]) {
+        let mut ring = self.ring();
+        if ring.end() != offset {
+            // The beginning of what is kept there, or behind a gap.
+            *ring = RingBuffer::starting_at(offset);
+        }
+        ring.push(bytes);
+        let end = ring.end();
+        drop(ring);
+        self.progress.send_modify(|progress| progress.end = end);
+    }
+
+    /// All of it is here, up to this offset.
+    pub fn adopted(&self, end: u64) {
+        self.adopt(end, &[]);
+        self.complete.send_replace(true);
+    }
+
+    /// The end of the output, when all is read that QEMU has written. Only for a guest that
+    /// stands is it the end for longer.
+    pub async fn caught_up(&self) -> u64 {
+        let (tell, end) = oneshot::channel();
+        if self.catch_up.send(tell).await.is_ok()
+            && let Ok(end) = end.await
+        {
+            return end;
+        }
+        // There is no serial line.
+        self.ring().end()
+    }
+
+    /// Up to `limit` bytes of output from `offset` on, or from the oldest that is kept, and the
+    /// offset of the first. Waits for them; nothing when no more will come.
+    pub async fn next(&self, offset: u64, limit: usize) -> Option<(u64, Vec<u8>)> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            // Looked at before the ring, so that the last bytes are read before the end is believed.
+            let over = progress.borrow_and_update().over;
+            let (bytes, end) = self.ring().read(offset, limit);
+            if !bytes.is_empty() {
+                return Some((end - bytes.len() as u64, bytes));
+            }
+            if over || progress.changed().await.is_err() {
+                return None;
+            }
+        }
     }
 
     /// Waits until nobody is attached.
@@ -82,6 +150,8 @@ impl Console {
                 return attach::reply(&mut stream, &AttachReply::Refused { error: busy.to_string() }).await;
             }
         };
+        // The sender is the console's own; it outlives this.
+        drop(self.complete.subscribe().wait_for(|complete| *complete).await);
         let offset = self.offset_for(&request);
         attach::reply(&mut stream, &AttachReply::Attached { offset }).await?;
         tracing::info!(session = request.session, offset, "console attached");
@@ -106,46 +176,55 @@ impl Console {
         }
     }
 
-    async fn listen(&self, mut read: impl AsyncRead + Unpin) -> io::Result<()> {
+    async fn listen(
+        &self,
+        mut read: OwnedReadHalf,
+        mut catch_up: mpsc::Receiver<oneshot::Sender<u64>>,
+    ) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            let count = read.read(&mut chunk).await?;
-            if count == 0 {
-                return Ok(());
+            tokio::select! {
+                count = read.read(&mut chunk) => {
+                    let count = count?;
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    self.hear(&chunk[..count]);
+                }
+                Some(tell) = catch_up.recv() => {
+                    // The kernel knows better than a reader that has been told to wait.
+                    while rustix::io::ioctl_fionread(read.as_ref())? > 0 {
+                        let count = read.read(&mut chunk).await?;
+                        self.hear(&chunk[..count]);
+                    }
+                    // Whoever asked may have gone.
+                    let _ = tell.send(self.ring().end());
+                }
             }
-            let mut ring = self.ring();
-            ring.push(&chunk[..count]);
-            let end = ring.end();
-            drop(ring);
-            self.progress.send_modify(|progress| progress.end = end);
         }
+    }
+
+    fn hear(&self, bytes: &[u8]) {
+        let mut ring = self.ring();
+        ring.push(bytes);
+        let end = ring.end();
+        drop(ring);
+        self.progress.send_modify(|progress| progress.end = end);
     }
 
     /// Writes everything from `offset` on to a reader. One that falls further behind than
     /// what is kept is cut, so that it learns of its loss when it comes back.
     async fn play(&self, mut write: impl AsyncWrite + Unpin, mut offset: u64) -> &'static str {
-        let mut progress = self.progress.subscribe();
-        loop {
-            // Looked at before the ring, so that the last bytes are read before the end is believed.
-            let over = progress.borrow_and_update().over;
-            let (oldest, (bytes, next)) = {
-                let ring = self.ring();
-                (ring.start(), ring.read(offset, CHUNK))
-            };
-            if oldest > offset {
+        while let Some((first, bytes)) = self.next(offset, CHUNK).await {
+            if first > offset {
                 return "too slow";
             }
-            if !bytes.is_empty() {
-                if write.write_all(&bytes).await.is_err() {
-                    return "gone";
-                }
-                offset = next;
-                continue;
+            if write.write_all(&bytes).await.is_err() {
+                return "gone";
             }
-            if over || progress.changed().await.is_err() {
-                return "the guest has ended";
-            }
+            offset += bytes.len() as u64;
         }
+        "the guest has ended"
     }
 
     async fn type_from(&self, mut read: impl AsyncRead + Unpin) -> &'static str {
@@ -167,7 +246,7 @@ impl Console {
     }
 }
 
-async fn type_to(mut write: impl AsyncWrite + Unpin, mut typed: Typed) {
+async fn type_to(mut write: impl AsyncWrite + Unpin, mut typed: mpsc::Receiver<Vec<u8>>) {
     while let Some(bytes) = typed.recv().await {
         if write.write_all(&bytes).await.is_err() {
             return;
@@ -177,8 +256,6 @@ async fn type_to(mut write: impl AsyncWrite + Unpin, mut typed: Typed) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::DuplexStream;
-
     use super::*;
 
     fn attached(console: &Console) -> UnixStream {
@@ -198,9 +275,9 @@ mod tests {
         (client, answer)
     }
 
-    fn carried() -> (Console, DuplexStream) {
+    fn carried() -> (Console, UnixStream) {
         let (console, typed) = Console::new();
-        let (guest, serial) = tokio::io::duplex(CHUNK);
+        let (guest, serial) = UnixStream::pair().unwrap();
         let carrier = console.clone();
         tokio::spawn(async move { carrier.carry(serial, typed).await });
         (console, guest)

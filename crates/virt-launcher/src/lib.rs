@@ -12,6 +12,7 @@ pub mod domain;
 pub mod files;
 pub mod guest;
 pub mod logs;
+pub mod migration;
 pub mod paths;
 pub mod probe;
 pub mod process;

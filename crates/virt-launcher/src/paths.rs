@@ -66,6 +66,11 @@ impl Paths {
         self.private.join("vnc")
     }
 
+    /// A migration's stream: between QEMU and us.
+    pub fn migration(&self) -> PathBuf {
+        self.private.join("migration")
+    }
+
     /// The user's kernel.
     pub fn kernel(&self) -> PathBuf {
         self.kernel_boot.join(KERNEL)

@@ -37,6 +37,8 @@ const DELETED_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// For whoever is reading the console's last bytes.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a migration's other side, which may ask what has become of the guest.
+const PEER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Runs one virtual machine.
 pub fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -87,8 +89,7 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let state = guest.state();
     leave_message(&paths.termination_log, &state);
-    report(deleted, &mut stop, told.subscribe()).await;
-    drain(&console).await;
+    tokio::join!(report(deleted, &mut stop, told.subscribe()), settle(&guest, deleted), drain(&console));
     finish.cancel();
     if tokio::time::timeout(FLUSH_TIMEOUT, serving).await.is_err() {
         tracing::info!("somebody doesn't take our last answer");
@@ -124,6 +125,14 @@ async fn report(deleted: bool, stop: &mut Stop, mut told: watch::Receiver<bool>)
     tokio::select! {
         () = reported => {}
         () = stop.wanted(), if !deleted => {}
+    }
+}
+
+/// Stays for the other side of a migration.
+async fn settle(guest: &Guest, deleted: bool) {
+    let patience = if deleted { DELETED_TIMEOUT } else { PEER_TIMEOUT };
+    if tokio::time::timeout(patience, guest.migrations_settled()).await.is_err() {
+        tracing::info!("the migration's source hasn't asked what has become of the guest");
     }
 }
 

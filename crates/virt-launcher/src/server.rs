@@ -9,8 +9,11 @@ use std::time::Duration;
 use futures::Stream;
 use handler_launcher_com::launcher::launcher_server::Launcher;
 use handler_launcher_com::launcher::{
-    DomainState, GetDomainRequest, InfoRequest, InfoResponse, KillVirtualMachineRequest,
-    KillVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
+    CancelMigrationRequest, CancelMigrationResponse, DomainState, GetDomainRequest, InfoRequest, InfoResponse,
+    KillVirtualMachineRequest, KillVirtualMachineResponse, MigrateVirtualMachineRequest,
+    MigrateVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
+    PrepareMigrationSourceRequest, PrepareMigrationSourceResponse, PrepareMigrationTargetRequest,
+    PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse,
     ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse, SyncVirtualMachineRequest,
     SyncVirtualMachineResponse, UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse,
     WatchDomainRequest,
@@ -21,6 +24,8 @@ use tonic::{Request, Response, Status};
 
 use crate::domain::Domain;
 use crate::guest::{Guest, GuestError};
+use crate::migration::MigrationError;
+use crate::migration::identity::IdentityError;
 
 /// The server.
 #[derive(Debug)]
@@ -37,6 +42,10 @@ impl Server {
     }
 }
 
+/// What this launcher can do.
+const CAPABILITIES: [&str; 4] =
+    [capability::PAUSE, capability::CONSOLE_RESUME, capability::VNC, capability::LIVE_MIGRATION];
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -44,9 +53,7 @@ impl Launcher for Server {
     async fn info(&self, _: Request<InfoRequest>) -> Answer<InfoResponse> {
         Ok(Response::new(InfoResponse {
             protocol_versions: PROTOCOL_VERSIONS.to_vec(),
-            capabilities: [capability::PAUSE, capability::CONSOLE_RESUME, capability::VNC]
-                .map(str::to_owned)
-                .to_vec(),
+            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
             release: self.release.clone(),
         }))
     }
@@ -102,6 +109,52 @@ impl Launcher for Server {
     async fn watch_domain(&self, _: Request<WatchDomainRequest>) -> Answer<Self::WatchDomainStream> {
         Ok(Response::new(Box::pin(states(self.guest.watch(), self.told.clone()))))
     }
+
+    async fn prepare_migration_source(
+        &self,
+        request: Request<PrepareMigrationSourceRequest>,
+    ) -> Answer<PrepareMigrationSourceResponse> {
+        let uid = request.into_inner().migration_uid;
+        let certificate_sha256 = self.guest.prepare_source(&uid).await.map_err(refusal)?.to_string();
+        let domain = Some(self.guest.state());
+        Ok(Response::new(PrepareMigrationSourceResponse { certificate_sha256, domain }))
+    }
+
+    async fn prepare_migration_target(
+        &self,
+        request: Request<PrepareMigrationTargetRequest>,
+    ) -> Answer<PrepareMigrationTargetResponse> {
+        let (port, ours) = self.guest.prepare_target(request.into_inner()).await.map_err(refusal)?;
+        let (certificate_sha256, domain) = (ours.to_string(), Some(self.guest.state()));
+        Ok(Response::new(PrepareMigrationTargetResponse { port: port.into(), certificate_sha256, domain }))
+    }
+
+    async fn migrate_virtual_machine(
+        &self,
+        request: Request<MigrateVirtualMachineRequest>,
+    ) -> Answer<MigrateVirtualMachineResponse> {
+        let domain = Some(self.guest.migrate(request.into_inner()).await.map_err(refusal)?);
+        Ok(Response::new(MigrateVirtualMachineResponse { domain }))
+    }
+
+    async fn cancel_migration(
+        &self,
+        request: Request<CancelMigrationRequest>,
+    ) -> Answer<CancelMigrationResponse> {
+        let uid = request.into_inner().migration_uid;
+        let domain = Some(self.guest.cancel_migration(&uid).await.map_err(refusal)?);
+        Ok(Response::new(CancelMigrationResponse { domain }))
+    }
+
+    async fn resolve_migration(
+        &self,
+        request: Request<ResolveMigrationRequest>,
+    ) -> Answer<ResolveMigrationResponse> {
+        let request = request.into_inner();
+        let verdict = request.verdict();
+        let domain = self.guest.resolve_migration(&request.migration_uid, verdict).await.map_err(refusal)?;
+        Ok(Response::new(ResolveMigrationResponse { domain: Some(domain) }))
+    }
 }
 
 /// The state now and after every change; ends behind the final one.
@@ -127,8 +180,29 @@ fn status(err: GuestError) -> Status {
     let text = err.to_string();
     match err {
         GuestError::Spec(_) => Status::invalid_argument(text),
-        GuestError::Accel(_) | GuestError::Phase { .. } => Status::failed_precondition(text),
+        GuestError::Accel(_) | GuestError::Phase { .. } | GuestError::Moving { .. } => {
+            Status::failed_precondition(text)
+        }
         GuestError::Qmp(_) | GuestError::NoEvent { .. } => Status::unavailable(text),
+    }
+}
+
+fn refusal(err: MigrationError) -> Status {
+    let text = err.to_string();
+    match err {
+        MigrationError::Guest(err) => status(err),
+        MigrationError::Invalid { .. } | MigrationError::Identity(IdentityError::Fingerprint { .. }) => {
+            Status::invalid_argument(text)
+        }
+        MigrationError::Unknown { .. } => Status::not_found(text),
+        MigrationError::NotMigratable(_)
+        | MigrationError::Phase { .. }
+        | MigrationError::Busy { .. }
+        | MigrationError::TooLate { .. } => Status::failed_precondition(text),
+        MigrationError::NotStarted(_)
+        | MigrationError::Identity(_)
+        | MigrationError::Transport(_)
+        | MigrationError::Qmp(_) => Status::unavailable(text),
     }
 }
 
@@ -148,7 +222,14 @@ mod tests {
         let mut next = async || states.next().await.map(|state| state.unwrap().phase());
         assert_eq!(next().await, Some(DomainPhase::NotStarted));
         domain.send_modify(|domain| {
-            domain.apply(Event::Asked { interfaces: Vec::new(), emulated: true }, 1);
+            let asked = Event::Asked {
+                interfaces: Vec::new(),
+                emulated: true,
+                incoming: false,
+                memory_mib: 96,
+                not_migratable: String::new(),
+            };
+            domain.apply(asked, 1);
         });
         assert_eq!(next().await, Some(DomainPhase::Starting));
         domain.send_modify(|domain| {

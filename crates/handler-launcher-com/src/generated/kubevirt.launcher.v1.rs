@@ -119,6 +119,15 @@ pub struct DomainState {
     /// Whether the processor is emulated (TCG) and not KVM.
     #[prost(bool, tag = "9")]
     pub emulated: bool,
+    /// The last migration that this launcher had a part in.
+    #[prost(message, optional, tag = "10")]
+    pub migration: ::core::option::Option<MigrationState>,
+    /// The machine that QEMU runs, without aliases, as `pc-q35-7.2`; empty while there is none.
+    #[prost(string, tag = "11")]
+    pub machine_type: ::prost::alloc::string::String,
+    /// Why this guest can't be moved, for people; empty if it can.
+    #[prost(string, tag = "12")]
+    pub not_migratable: ::prost::alloc::string::String,
 }
 /// One network interface of the guest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -132,6 +141,177 @@ pub struct DomainInterface {
     /// Its addresses, as far as the launcher knows them.
     #[prost(string, repeated, tag = "3")]
     pub ip_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Whose migration.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrepareMigrationSourceRequest {
+    /// The VirtualMachineInstanceMigration's uid.
+    #[prost(string, tag = "1")]
+    pub migration_uid: ::prost::alloc::string::String,
+}
+/// The source's identity in this migration.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PrepareMigrationSourceResponse {
+    /// SHA-256 of its certificate, in hexadecimal.
+    #[prost(string, tag = "1")]
+    pub certificate_sha256: ::prost::alloc::string::String,
+    /// The state after the call.
+    #[prost(message, optional, tag = "2")]
+    pub domain: ::core::option::Option<DomainState>,
+}
+/// The guest that will come, and from whom.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrepareMigrationTargetRequest {
+    /// The VirtualMachineInstance object as JSON. Where its spec names a machine by an alias,
+    /// its status.machine.type says which machine that is on the source.
+    #[prost(bytes = "vec", tag = "1")]
+    pub vmi_json: ::prost::alloc::vec::Vec<u8>,
+    /// The node's and the installation's say in it.
+    #[prost(message, optional, tag = "2")]
+    pub options: ::core::option::Option<SyncOptions>,
+    /// The VirtualMachineInstanceMigration's uid.
+    #[prost(string, tag = "3")]
+    pub migration_uid: ::prost::alloc::string::String,
+    /// SHA-256 of the source's certificate, in hexadecimal: nobody else is listened to.
+    #[prost(string, tag = "4")]
+    pub source_certificate_sha256: ::prost::alloc::string::String,
+}
+/// Where the target listens, and its identity in this migration.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PrepareMigrationTargetResponse {
+    /// TCP port, on every address of the pod.
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// SHA-256 of its certificate, in hexadecimal.
+    #[prost(string, tag = "2")]
+    pub certificate_sha256: ::prost::alloc::string::String,
+    /// The state after the call.
+    #[prost(message, optional, tag = "3")]
+    pub domain: ::core::option::Option<DomainState>,
+}
+/// Where the guest goes, and how.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MigrateVirtualMachineRequest {
+    /// The VirtualMachineInstanceMigration's uid.
+    #[prost(string, tag = "1")]
+    pub migration_uid: ::prost::alloc::string::String,
+    /// The target pod's IP address.
+    #[prost(string, tag = "2")]
+    pub target_address: ::prost::alloc::string::String,
+    /// The port that the target has said.
+    #[prost(uint32, tag = "3")]
+    pub target_port: u32,
+    /// The fingerprint that the target has said: nobody else is talked to.
+    #[prost(string, tag = "4")]
+    pub target_certificate_sha256: ::prost::alloc::string::String,
+    /// How.
+    #[prost(message, optional, tag = "5")]
+    pub options: ::core::option::Option<MigrationOptions>,
+}
+/// The limits of a migration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MigrationOptions {
+    /// Bytes per second at most; 0 for no limit.
+    #[prost(uint64, tag = "1")]
+    pub bandwidth_bytes_per_second: u64,
+    /// The migration is given up after so many seconds for each GiB of the guest's memory;
+    /// absent 150, 0 for never.
+    #[prost(uint64, optional, tag = "2")]
+    pub completion_timeout_seconds_per_gib: ::core::option::Option<u64>,
+    /// It is given up when the remaining memory hasn't become less for so many seconds;
+    /// absent 150, 0 for never.
+    #[prost(uint64, optional, tag = "3")]
+    pub progress_timeout_seconds: ::core::option::Option<u64>,
+    /// Slow a guest down that writes faster than the network carries.
+    #[prost(bool, tag = "4")]
+    pub allow_auto_converge: bool,
+    /// How long the guest may stand for the last part; absent 300.
+    #[prost(uint64, optional, tag = "5")]
+    pub downtime_limit_ms: ::core::option::Option<u64>,
+}
+/// The state after the call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MigrateVirtualMachineResponse {
+    /// The state after the call.
+    #[prost(message, optional, tag = "1")]
+    pub domain: ::core::option::Option<DomainState>,
+}
+/// Whose migration.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelMigrationRequest {
+    /// The VirtualMachineInstanceMigration's uid.
+    #[prost(string, tag = "1")]
+    pub migration_uid: ::prost::alloc::string::String,
+}
+/// The state after the call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CancelMigrationResponse {
+    /// The state after the call.
+    #[prost(message, optional, tag = "1")]
+    pub domain: ::core::option::Option<DomainState>,
+}
+/// Whose migration, and what has become of its target.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResolveMigrationRequest {
+    /// The VirtualMachineInstanceMigration's uid.
+    #[prost(string, tag = "1")]
+    pub migration_uid: ::prost::alloc::string::String,
+    /// What has become of the target.
+    #[prost(enumeration = "MigrationVerdict", tag = "2")]
+    pub verdict: i32,
+}
+/// The state after the call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResolveMigrationResponse {
+    /// The state after the call.
+    #[prost(message, optional, tag = "1")]
+    pub domain: ::core::option::Option<DomainState>,
+}
+/// A migration, as one side sees it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MigrationState {
+    /// The VirtualMachineInstanceMigration's uid.
+    #[prost(string, tag = "1")]
+    pub uid: ::prost::alloc::string::String,
+    /// This side's part.
+    #[prost(enumeration = "MigrationRole", tag = "2")]
+    pub role: i32,
+    /// How far it is.
+    #[prost(enumeration = "MigrationPhase", tag = "3")]
+    pub phase: i32,
+    /// Bytes of the guest's memory.
+    #[prost(uint64, tag = "4")]
+    pub memory_total_bytes: u64,
+    /// Bytes that are still to be copied.
+    #[prost(uint64, tag = "5")]
+    pub memory_remaining_bytes: u64,
+    /// Bytes that have been copied, counting again what was written again.
+    #[prost(uint64, tag = "6")]
+    pub memory_transferred_bytes: u64,
+    /// How often the whole memory was gone through.
+    #[prost(uint64, tag = "7")]
+    pub iterations: u64,
+    /// Bytes per second that the guest writes anew.
+    #[prost(uint64, tag = "8")]
+    pub dirty_bytes_per_second: u64,
+    /// When it began: milliseconds since 1970; 0 before.
+    #[prost(int64, tag = "9")]
+    pub started_unix_ms: i64,
+    /// When it was over on this side: milliseconds since 1970; 0 before.
+    #[prost(int64, tag = "10")]
+    pub ended_unix_ms: i64,
+    /// How long the guest stood, as the source's QEMU says; 0 where it isn't known.
+    #[prost(uint64, tag = "11")]
+    pub downtime_ms: u64,
+    /// By how much the guest is slowed down to converge.
+    #[prost(uint32, tag = "12")]
+    pub throttle_percentage: u32,
+    /// Why it failed, for people.
+    #[prost(string, tag = "13")]
+    pub failure: ::prost::alloc::string::String,
+    /// Whether the network to the other side was lost and the outcome is being asked for.
+    #[prost(bool, tag = "14")]
+    pub unreachable: bool,
 }
 /// Where a virtual machine is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -182,6 +362,131 @@ impl DomainPhase {
             "DOMAIN_PHASE_SHUTTING_DOWN" => Some(Self::ShuttingDown),
             "DOMAIN_PHASE_SHUTOFF" => Some(Self::Shutoff),
             "DOMAIN_PHASE_CRASHED" => Some(Self::Crashed),
+            _ => None,
+        }
+    }
+}
+/// What somebody knows who could look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MigrationVerdict {
+    /// Not said: refused.
+    Unknown = 0,
+    /// The target hasn't let the guest run, and never will: its containers have ended, or it
+    /// says so. The guest runs on at the source.
+    TargetGone = 1,
+    /// The target says that the guest runs there. The source ends.
+    TargetRuns = 2,
+}
+impl MigrationVerdict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "MIGRATION_VERDICT_UNKNOWN",
+            Self::TargetGone => "MIGRATION_VERDICT_TARGET_GONE",
+            Self::TargetRuns => "MIGRATION_VERDICT_TARGET_RUNS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MIGRATION_VERDICT_UNKNOWN" => Some(Self::Unknown),
+            "MIGRATION_VERDICT_TARGET_GONE" => Some(Self::TargetGone),
+            "MIGRATION_VERDICT_TARGET_RUNS" => Some(Self::TargetRuns),
+            _ => None,
+        }
+    }
+}
+/// A launcher's part in a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MigrationRole {
+    /// Not said.
+    Unknown = 0,
+    /// It has the guest.
+    Source = 1,
+    /// It gets the guest.
+    Target = 2,
+}
+impl MigrationRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "MIGRATION_ROLE_UNKNOWN",
+            Self::Source => "MIGRATION_ROLE_SOURCE",
+            Self::Target => "MIGRATION_ROLE_TARGET",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MIGRATION_ROLE_UNKNOWN" => Some(Self::Unknown),
+            "MIGRATION_ROLE_SOURCE" => Some(Self::Source),
+            "MIGRATION_ROLE_TARGET" => Some(Self::Target),
+            _ => None,
+        }
+    }
+}
+/// How far a migration is, as one side sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MigrationPhase {
+    /// Not said.
+    Unknown = 0,
+    /// There is an identity; the target listens.
+    Prepared = 1,
+    /// The source dials the target.
+    Connecting = 2,
+    /// Memory is copied while the guest runs at the source.
+    PreCopy = 3,
+    /// The guest stands; the last part is copied. The source may still keep it.
+    Switchover = 4,
+    /// The source has given the guest away and doesn't know yet whether it runs at the target.
+    /// It asks the target, and waits for ResolveMigration.
+    HandedOverUnconfirmed = 5,
+    /// The guest runs at the target. Final.
+    Completed = 6,
+    /// The guest has stayed at the source, or ended there. Final.
+    Failed = 7,
+    /// As failed, because somebody wanted so. Final.
+    Cancelled = 8,
+}
+impl MigrationPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "MIGRATION_PHASE_UNKNOWN",
+            Self::Prepared => "MIGRATION_PHASE_PREPARED",
+            Self::Connecting => "MIGRATION_PHASE_CONNECTING",
+            Self::PreCopy => "MIGRATION_PHASE_PRE_COPY",
+            Self::Switchover => "MIGRATION_PHASE_SWITCHOVER",
+            Self::HandedOverUnconfirmed => "MIGRATION_PHASE_HANDED_OVER_UNCONFIRMED",
+            Self::Completed => "MIGRATION_PHASE_COMPLETED",
+            Self::Failed => "MIGRATION_PHASE_FAILED",
+            Self::Cancelled => "MIGRATION_PHASE_CANCELLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MIGRATION_PHASE_UNKNOWN" => Some(Self::Unknown),
+            "MIGRATION_PHASE_PREPARED" => Some(Self::Prepared),
+            "MIGRATION_PHASE_CONNECTING" => Some(Self::Connecting),
+            "MIGRATION_PHASE_PRE_COPY" => Some(Self::PreCopy),
+            "MIGRATION_PHASE_SWITCHOVER" => Some(Self::Switchover),
+            "MIGRATION_PHASE_HANDED_OVER_UNCONFIRMED" => Some(Self::HandedOverUnconfirmed),
+            "MIGRATION_PHASE_COMPLETED" => Some(Self::Completed),
+            "MIGRATION_PHASE_FAILED" => Some(Self::Failed),
+            "MIGRATION_PHASE_CANCELLED" => Some(Self::Cancelled),
             _ => None,
         }
     }
@@ -402,6 +707,94 @@ pub mod launcher_client {
             req.extensions_mut().insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "WatchDomain"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Asked of the launcher that has the guest: makes an identity for this migration. Refused
+        /// with FAILED_PRECONDITION when this guest can't be moved.
+        pub async fn prepare_migration_source(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PrepareMigrationSourceRequest>,
+        ) -> std::result::Result<tonic::Response<super::PrepareMigrationSourceResponse>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/kubevirt.launcher.v1.Launcher/PrepareMigrationSource");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "PrepareMigrationSource"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asked of a launcher that hasn't started a guest: starts QEMU, stopped, and listens for
+        /// the source. Done when it listens.
+        pub async fn prepare_migration_target(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PrepareMigrationTargetRequest>,
+        ) -> std::result::Result<tonic::Response<super::PrepareMigrationTargetResponse>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/kubevirt.launcher.v1.Launcher/PrepareMigrationTarget");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "PrepareMigrationTarget"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asked of the source: begins to move the guest; returns at once.
+        pub async fn migrate_virtual_machine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MigrateVirtualMachineRequest>,
+        ) -> std::result::Result<tonic::Response<super::MigrateVirtualMachineResponse>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/kubevirt.launcher.v1.Launcher/MigrateVirtualMachine");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "MigrateVirtualMachine"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asked of the source: the guest stays. Asked of the target: QEMU is ended, and the
+        /// launcher with it. Refused with FAILED_PRECONDITION once the guest is handed over.
+        pub async fn cancel_migration(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelMigrationRequest>,
+        ) -> std::result::Result<tonic::Response<super::CancelMigrationResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/kubevirt.launcher.v1.Launcher/CancelMigration");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "CancelMigration"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asked of a source that can't know what has become of its target.
+        pub async fn resolve_migration(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResolveMigrationRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResolveMigrationResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/kubevirt.launcher.v1.Launcher/ResolveMigration");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "ResolveMigration"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -457,6 +850,34 @@ pub mod launcher_server {
             &self,
             request: tonic::Request<super::WatchDomainRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchDomainStream>, tonic::Status>;
+        /// Asked of the launcher that has the guest: makes an identity for this migration. Refused
+        /// with FAILED_PRECONDITION when this guest can't be moved.
+        async fn prepare_migration_source(
+            &self,
+            request: tonic::Request<super::PrepareMigrationSourceRequest>,
+        ) -> std::result::Result<tonic::Response<super::PrepareMigrationSourceResponse>, tonic::Status>;
+        /// Asked of a launcher that hasn't started a guest: starts QEMU, stopped, and listens for
+        /// the source. Done when it listens.
+        async fn prepare_migration_target(
+            &self,
+            request: tonic::Request<super::PrepareMigrationTargetRequest>,
+        ) -> std::result::Result<tonic::Response<super::PrepareMigrationTargetResponse>, tonic::Status>;
+        /// Asked of the source: begins to move the guest; returns at once.
+        async fn migrate_virtual_machine(
+            &self,
+            request: tonic::Request<super::MigrateVirtualMachineRequest>,
+        ) -> std::result::Result<tonic::Response<super::MigrateVirtualMachineResponse>, tonic::Status>;
+        /// Asked of the source: the guest stays. Asked of the target: QEMU is ended, and the
+        /// launcher with it. Refused with FAILED_PRECONDITION once the guest is handed over.
+        async fn cancel_migration(
+            &self,
+            request: tonic::Request<super::CancelMigrationRequest>,
+        ) -> std::result::Result<tonic::Response<super::CancelMigrationResponse>, tonic::Status>;
+        /// Asked of a source that can't know what has become of its target.
+        async fn resolve_migration(
+            &self,
+            request: tonic::Request<super::ResolveMigrationRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResolveMigrationResponse>, tonic::Status>;
     }
     /// The virtual machine of one launcher pod.
     #[derive(Debug)]
@@ -829,6 +1250,204 @@ pub mod launcher_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/PrepareMigrationSource" => {
+                    #[allow(non_camel_case_types)]
+                    struct PrepareMigrationSourceSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::PrepareMigrationSourceRequest>
+                        for PrepareMigrationSourceSvc<T>
+                    {
+                        type Response = super::PrepareMigrationSourceResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PrepareMigrationSourceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::prepare_migration_source(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PrepareMigrationSourceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/PrepareMigrationTarget" => {
+                    #[allow(non_camel_case_types)]
+                    struct PrepareMigrationTargetSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::PrepareMigrationTargetRequest>
+                        for PrepareMigrationTargetSvc<T>
+                    {
+                        type Response = super::PrepareMigrationTargetResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PrepareMigrationTargetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::prepare_migration_target(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PrepareMigrationTargetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/MigrateVirtualMachine" => {
+                    #[allow(non_camel_case_types)]
+                    struct MigrateVirtualMachineSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::MigrateVirtualMachineRequest>
+                        for MigrateVirtualMachineSvc<T>
+                    {
+                        type Response = super::MigrateVirtualMachineResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MigrateVirtualMachineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::migrate_virtual_machine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MigrateVirtualMachineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/CancelMigration" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelMigrationSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::CancelMigrationRequest> for CancelMigrationSvc<T> {
+                        type Response = super::CancelMigrationResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelMigrationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Launcher>::cancel_migration(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelMigrationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/ResolveMigration" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResolveMigrationSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::ResolveMigrationRequest> for ResolveMigrationSvc<T> {
+                        type Response = super::ResolveMigrationResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResolveMigrationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut =
+                                async move { <T as Launcher>::resolve_migration(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResolveMigrationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

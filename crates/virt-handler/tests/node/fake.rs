@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use futures::{Stream, StreamExt};
 use handler_launcher_com::launcher::launcher_server::{Launcher, LauncherServer};
 use handler_launcher_com::launcher::{
-    DomainPhase, DomainState, GetDomainRequest, InfoRequest, InfoResponse, KillVirtualMachineRequest,
-    KillVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
+    CancelMigrationRequest, CancelMigrationResponse, DomainPhase, DomainState, GetDomainRequest, InfoRequest,
+    InfoResponse, KillVirtualMachineRequest, KillVirtualMachineResponse, MigrateVirtualMachineRequest,
+    MigrateVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
+    PrepareMigrationSourceRequest, PrepareMigrationSourceResponse, PrepareMigrationTargetRequest,
+    PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse,
     ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse, SyncVirtualMachineRequest,
     SyncVirtualMachineResponse, UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse,
     WatchDomainRequest,
@@ -128,6 +131,11 @@ impl FakeLauncher {
     }
 }
 
+/// What a launcher of v0.17.0 says.
+fn stays() -> Status {
+    Status::unimplemented("this launcher can't move its guest")
+}
+
 #[tonic::async_trait]
 impl Launcher for FakeLauncher {
     type WatchDomainStream = Pin<Box<dyn Stream<Item = Result<DomainState, Status>> + Send>>;
@@ -172,6 +180,36 @@ impl Launcher for FakeLauncher {
     }
     async fn get_domain(&self, _: Ask<GetDomainRequest>) -> Result<Answer<DomainState>, Status> {
         Ok(Answer::new(self.domain.borrow().clone()))
+    }
+    async fn prepare_migration_source(
+        &self,
+        _: Ask<PrepareMigrationSourceRequest>,
+    ) -> Result<Answer<PrepareMigrationSourceResponse>, Status> {
+        Err(stays())
+    }
+    async fn prepare_migration_target(
+        &self,
+        _: Ask<PrepareMigrationTargetRequest>,
+    ) -> Result<Answer<PrepareMigrationTargetResponse>, Status> {
+        Err(stays())
+    }
+    async fn migrate_virtual_machine(
+        &self,
+        _: Ask<MigrateVirtualMachineRequest>,
+    ) -> Result<Answer<MigrateVirtualMachineResponse>, Status> {
+        Err(stays())
+    }
+    async fn cancel_migration(
+        &self,
+        _: Ask<CancelMigrationRequest>,
+    ) -> Result<Answer<CancelMigrationResponse>, Status> {
+        Err(stays())
+    }
+    async fn resolve_migration(
+        &self,
+        _: Ask<ResolveMigrationRequest>,
+    ) -> Result<Answer<ResolveMigrationResponse>, Status> {
+        Err(stays())
     }
     async fn watch_domain(
         &self,

@@ -3,7 +3,9 @@
 //! Never acts. A state holds everything a reader needs, so it doesn't matter which of the
 //! earlier ones the reader has seen.
 
-use handler_launcher_com::launcher::{DomainInterface, DomainPhase, DomainState};
+use handler_launcher_com::launcher::{
+    DomainInterface, DomainPhase, DomainState, MigrationPhase, MigrationRole, MigrationState,
+};
 
 use crate::process::Exit;
 use crate::qemu::spec::InterfaceSpec;
@@ -18,6 +20,17 @@ pub enum Event {
         interfaces: Vec<InterfaceSpec>,
         /// Whether its processor is emulated.
         emulated: bool,
+        /// Whether it comes from another launcher.
+        incoming: bool,
+        /// Its memory in MiB.
+        memory_mib: u64,
+        /// Why it can't be moved, for people; empty if it can.
+        not_migratable: String,
+    },
+    /// QEMU says which machine it runs.
+    Machine {
+        /// Its type, without aliases.
+        machine_type: String,
     },
     /// QEMU was started.
     Spawned {
@@ -37,6 +50,26 @@ pub enum Event {
     ShutdownAsked,
     /// Somebody wants it ended, or the guest took too long to shut down.
     KillAsked {
+        /// Why.
+        detail: String,
+    },
+    /// A migration has come further.
+    Migration(MigrationState),
+    /// The guest is given to another launcher.
+    HandedOver,
+    /// Whether it runs there isn't known.
+    Unconfirmed,
+    /// It stays here after all.
+    KeptHere {
+        /// As it was: paused, or not.
+        paused: bool,
+    },
+    /// It runs at the other launcher.
+    MigratedAway,
+    /// It should have come from another launcher, and doesn't.
+    Discarded {
+        /// Whether somebody wanted so.
+        cancelled: bool,
         /// Why.
         detail: String,
     },
@@ -69,6 +102,28 @@ pub struct Domain {
     panicked: bool,
     /// QEMU's SHUTDOWN: by the guest or not, and why.
     shutdown: Option<(bool, String)>,
+    machine_type: String,
+    memory_mib: u64,
+    not_migratable: String,
+    migration: Option<MigrationState>,
+    whereabouts: Whereabouts,
+    /// Why it hasn't come: whether somebody wanted so, and what happened.
+    discarded: Option<(bool, String)>,
+    /// QEMU has ended, when it wasn't known whose the guest was.
+    ended: Option<(Exit, String)>,
+}
+
+/// Whose the guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whereabouts {
+    /// This launcher's.
+    Here,
+    /// Another's, from which it may come.
+    Coming,
+    /// Given to another.
+    HandedOver,
+    /// Another's, where it runs.
+    Away,
 }
 
 impl Domain {
@@ -89,7 +144,32 @@ impl Domain {
             killed: None,
             panicked: false,
             shutdown: None,
+            machine_type: String::new(),
+            memory_mib: 0,
+            not_migratable: String::new(),
+            migration: None,
+            whereabouts: Whereabouts::Here,
+            discarded: None,
+            ended: None,
         }
+    }
+
+    /// Its memory in MiB.
+    pub fn memory_mib(&self) -> u64 {
+        self.memory_mib
+    }
+
+    /// Whether it must not run here, or may run elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        match self.whereabouts {
+            Whereabouts::Here => false,
+            Whereabouts::Coming | Whereabouts::HandedOver | Whereabouts::Away => true,
+        }
+    }
+
+    /// Whether QEMU has ended.
+    pub fn has_no_qemu(&self) -> bool {
+        self.is_over() || self.ended.is_some()
     }
 
     /// Where it is in its life.
@@ -128,15 +208,31 @@ impl Domain {
     }
 
     fn note(&mut self, event: Event, now_ms: i64) {
+        self.take_in(event, now_ms);
+        // Handed over, its end here says nothing of its end: unless somebody wanted it.
+        let unclear = self.whereabouts == Whereabouts::HandedOver && self.killed.is_none();
+        if let Some((exit, stderr)) = self.ended.take_if(|_| !unclear) {
+            self.end(exit, &stderr);
+            self.end_migration(now_ms);
+        }
+    }
+
+    fn take_in(&mut self, event: Event, now_ms: i64) {
         use DomainPhase::{Crashed, NotStarted, Paused, Shutoff, ShuttingDown, Starting};
         match event {
-            Event::Asked { interfaces, emulated } => {
+            Event::Asked { interfaces, emulated, incoming, memory_mib, not_migratable } => {
                 if self.phase == NotStarted {
                     self.interfaces = interfaces;
                     self.emulated = emulated;
-                    self.enter(Starting, "Starting");
+                    self.memory_mib = memory_mib;
+                    self.not_migratable = not_migratable;
+                    if incoming {
+                        self.whereabouts = Whereabouts::Coming;
+                    }
+                    self.enter(Starting, if incoming { "IncomingMigration" } else { "Starting" });
                 }
             }
+            Event::Machine { machine_type } => self.machine_type = machine_type,
             Event::Spawned { pid } => {
                 self.pid = pid;
                 self.started_ms = now_ms;
@@ -146,6 +242,7 @@ impl Domain {
                 self.enter(Crashed, "StartFailed");
             }
             Event::HeldBack => {
+                self.whereabouts = Whereabouts::Here;
                 if self.phase == Starting {
                     self.enter(Paused, "PausedByUser");
                 }
@@ -165,14 +262,24 @@ impl Domain {
                     _ => self.enter(ShuttingDown, "Killed"),
                 }
             }
+            Event::Migration(migration) => self.migration = Some(migration),
+            Event::HandedOver
+            | Event::Unconfirmed
+            | Event::KeptHere { .. }
+            | Event::MigratedAway
+            | Event::Discarded { .. } => self.move_on(event),
             Event::Qemu(event) => self.hear(event),
-            Event::Exited { exit, stderr } => self.end(exit, &stderr),
+            Event::Exited { exit, stderr } => {
+                self.pid = 0;
+                self.ended = Some((exit, stderr));
+            }
         }
     }
 
     fn hear(&mut self, event: qmp::Event) {
         match event {
             qmp::Event::Resume => {
+                self.whereabouts = Whereabouts::Here;
                 self.pause_asked = false;
                 if self.phase != DomainPhase::ShuttingDown {
                     self.enter(DomainPhase::Running, "Running");
@@ -180,7 +287,8 @@ impl Domain {
             }
             qmp::Event::Stop => {
                 // QEMU stops the CPUs in every shutdown, too.
-                if self.phase == DomainPhase::Running && self.shutdown.is_none() {
+                let moves = self.moves_away() && !self.pause_asked;
+                if self.phase == DomainPhase::Running && self.shutdown.is_none() && !moves {
                     let reason = if self.pause_asked { "PausedByUser" } else { "PausedByQemu" };
                     self.enter(DomainPhase::Paused, reason);
                 }
@@ -195,7 +303,47 @@ impl Domain {
                 }
             }
             qmp::Event::GuestPanicked => self.panicked = true,
-            qmp::Event::Reset | qmp::Event::Powerdown | qmp::Event::Other(_) => {}
+            qmp::Event::Reset | qmp::Event::Powerdown | qmp::Event::Migration | qmp::Event::Other(_) => {}
+        }
+    }
+
+    fn move_on(&mut self, event: Event) {
+        match event {
+            Event::HandedOver => self.whereabouts = Whereabouts::HandedOver,
+            Event::Unconfirmed => {
+                if self.phase == DomainPhase::Running {
+                    self.enter(DomainPhase::Paused, "MigrationUnconfirmed");
+                }
+            }
+            Event::KeptHere { paused } => {
+                self.whereabouts = Whereabouts::Here;
+                if paused && self.phase == DomainPhase::Paused {
+                    self.enter(DomainPhase::Paused, "PausedByUser");
+                }
+            }
+            Event::MigratedAway => self.whereabouts = Whereabouts::Away,
+            Event::Discarded { cancelled, detail } => self.discarded = Some((cancelled, detail)),
+            _ => {}
+        }
+    }
+
+    /// Whether QEMU stops the guest because it moves away.
+    fn moves_away(&self) -> bool {
+        self.migration.as_ref().is_some_and(|migration| {
+            let going = matches!(
+                migration.phase(),
+                MigrationPhase::PreCopy | MigrationPhase::Switchover | MigrationPhase::HandedOverUnconfirmed
+            );
+            migration.role() == MigrationRole::Source && going
+        })
+    }
+
+    /// A migration doesn't outlive its guest.
+    fn end_migration(&mut self, now_ms: i64) {
+        if let Some(migration) = self.migration.as_mut().filter(|migration| migration.ended_unix_ms == 0) {
+            migration.set_phase(MigrationPhase::Failed);
+            migration.ended_unix_ms = now_ms;
+            migration.failure = format!("the guest has ended: {}", self.detail);
         }
     }
 
@@ -203,7 +351,14 @@ impl Domain {
     fn end(&mut self, exit: Exit, stderr: &str) {
         let (guest, why) = self.shutdown.clone().unwrap_or_default();
         let last_words = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
-        let (phase, reason, detail) = if self.panicked {
+        let (phase, reason, detail) = if self.whereabouts == Whereabouts::Away {
+            (DomainPhase::Shutoff, "Migrated", "the guest runs at the migration's target".to_owned())
+        } else if self.whereabouts == Whereabouts::Coming {
+            let ended = format!("QEMU {exit} while taking the guest in{last_words}");
+            let killed = self.killed.clone().map(|detail| (true, detail));
+            let (cancelled, detail) = self.discarded.clone().or(killed).unwrap_or((false, ended));
+            (DomainPhase::Shutoff, if cancelled { "MigrationCancelled" } else { "MigrationFailed" }, detail)
+        } else if self.panicked {
             (DomainPhase::Crashed, "GuestPanicked", "the guest's kernel panicked".to_owned())
         } else if let Some(detail) = self.killed.clone() {
             (DomainPhase::Shutoff, "Killed", detail)
@@ -221,7 +376,6 @@ impl Domain {
         } else {
             (DomainPhase::Crashed, "QemuCrashed", format!("QEMU {exit}{last_words}"))
         };
-        self.pid = 0;
         self.detail = detail;
         self.enter(phase, reason);
     }
@@ -230,8 +384,8 @@ impl Domain {
         (self.phase, self.reason) = (phase, reason);
     }
 
-    fn visible(&self) -> (DomainPhase, &'static str, u32, &str) {
-        (self.phase, self.reason, self.pid, &self.detail)
+    fn visible(&self) -> (DomainPhase, &'static str, u32, &str, &str, Option<&MigrationState>) {
+        (self.phase, self.reason, self.pid, &self.detail, &self.machine_type, self.migration.as_ref())
     }
 
     /// As readers get it.
@@ -254,6 +408,9 @@ impl Domain {
             generation: self.generation,
             qemu_started_unix_ms: self.started_ms,
             emulated: self.emulated,
+            migration: self.migration.clone(),
+            machine_type: self.machine_type.clone(),
+            not_migratable: self.not_migratable.clone(),
         }
     }
 }

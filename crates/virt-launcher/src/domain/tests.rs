@@ -3,7 +3,17 @@
 use super::*;
 
 fn asked() -> Event {
-    Event::Asked { interfaces: Vec::new(), emulated: true }
+    begins(false)
+}
+
+fn begins(incoming: bool) -> Event {
+    Event::Asked {
+        interfaces: Vec::new(),
+        emulated: true,
+        incoming,
+        memory_mib: 96,
+        not_migratable: String::new(),
+    }
 }
 
 fn resumed() -> Event {

@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::Guest;
+use super::{Guest, Start};
 use super::intent::{Act, Ending};
 use crate::console::Typed;
 use crate::disks::{self, DiskError};
 use crate::domain::Event;
+use crate::migration;
 use crate::process::{Exit, ProcessError};
 use crate::qemu::spec::GuestSpec;
 use crate::qemu::{Accel, command_line};
@@ -57,21 +58,27 @@ struct Process {
 }
 
 /// Lives it.
-pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, typed: Typed) {
-    if let Err(err) = try_live(&guest, &spec, accel, typed).await {
+pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, typed: Typed, start: Start) {
+    if let Err(err) = try_live(&guest, &spec, accel, typed, start).await {
         guest.note(Event::StartFailed { detail: err.to_string() });
     }
     guest.0.qmp.send_replace(None);
 }
 
-async fn try_live(guest: &Guest, spec: &GuestSpec, accel: Accel, typed: Typed) -> Result<(), StartError> {
+async fn try_live(
+    guest: &Guest,
+    spec: &GuestSpec,
+    accel: Accel,
+    typed: Typed,
+    start: Start,
+) -> Result<(), StartError> {
     let paths = &guest.0.settings.paths;
     disks::create(&spec.disks, paths)?;
     let serial = spec.console.then(|| bind(&paths.serial())).transpose()?;
     let control = bind(&paths.qmp())?;
-    let mut process = spawn(guest, spec, accel)?;
+    let mut process = spawn(guest, spec, accel, start)?;
     let connected = tokio::select! {
-        connected = connect(guest, spec, serial, control, typed) => connected,
+        connected = connect(guest, serial, control, typed) => connected,
         exit = &mut process.exit => {
             end(guest, process.words, exit.unwrap_or(Exit::Unknown), None).await;
             return Ok(());
@@ -79,6 +86,7 @@ async fn try_live(guest: &Guest, spec: &GuestSpec, accel: Accel, typed: Typed) -
     };
     match connected {
         Ok((qmp, events)) => {
+            begin(guest, spec, &qmp, start).await?;
             attend(guest, process, &qmp, events).await;
             Ok(())
         }
@@ -91,9 +99,9 @@ async fn try_live(guest: &Guest, spec: &GuestSpec, accel: Accel, typed: Typed) -
     }
 }
 
-fn spawn(guest: &Guest, spec: &GuestSpec, accel: Accel) -> Result<Process, StartError> {
+fn spawn(guest: &Guest, spec: &GuestSpec, accel: Accel, start: Start) -> Result<Process, StartError> {
     let paths = &guest.0.settings.paths;
-    let args = command_line(spec, paths, accel);
+    let args = command_line(spec, paths, accel, start == Start::Incoming);
     tracing::info!(qemu = %paths.qemu.display(), args = ?args, "starting QEMU");
     let mut command = Command::new(&paths.qemu);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
@@ -113,11 +121,9 @@ fn spawn(guest: &Guest, spec: &GuestSpec, accel: Accel) -> Result<Process, Start
     Ok(Process { pid: child.pid, exit: child.exit, words })
 }
 
-/// Takes QEMU's connections, and lets the guest run: only now, when nothing of it can be missed. A guest that is to
-/// begin paused stays as QEMU was started.
+/// Takes QEMU's connections: from here on nothing of the guest can be missed.
 async fn connect(
     guest: &Guest,
-    spec: &GuestSpec,
     serial: Option<(UnixListener, PathBuf)>,
     control: (UnixListener, PathBuf),
     typed: Typed,
@@ -131,23 +137,41 @@ async fn connect(
         }
         None => guest.0.console.close(),
     }
-    if spec.start_paused {
-        guest.note(Event::HeldBack);
-    } else {
-        qmp.execute("cont").await?;
+    Ok((qmp, events))
+}
+
+/// Lets the guest run. One that is to begin paused stays as QEMU was started; whether one from elsewhere may run is its
+/// migration's to say.
+async fn begin(guest: &Guest, spec: &GuestSpec, qmp: &Qmp, start: Start) -> Result<(), QmpError> {
+    guest.note(Event::Machine { machine_type: migration::qemu::machine_type(qmp).await? });
+    match start {
+        Start::Fresh => {
+            guest.release().await;
+            if spec.start_paused {
+                guest.note(Event::HeldBack);
+            } else {
+                guest.cont(qmp).await?;
+            }
+        }
+        Start::Incoming => {}
     }
     guest.0.qmp.send_replace(Some(qmp.clone()));
-    Ok((qmp, events))
+    Ok(())
 }
 
 /// Listens; QEMU is the only one that can reach this directory.
 fn bind(path: &Path) -> Result<(UnixListener, PathBuf), StartError> {
-    let failed = |source| StartError::Bind { path: path.to_owned(), source };
+    let listener = listen(path).map_err(|source| StartError::Bind { path: path.to_owned(), source })?;
+    Ok((listener, path.to_owned()))
+}
+
+/// A socket for QEMU, in place of one that may be left there.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(failed(err)),
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
         Ok(()) | Err(_) => {}
     }
-    Ok((UnixListener::bind(path).map_err(failed)?, path.to_owned()))
+    UnixListener::bind(path)
 }
 
 /// Takes one connection, and closes the door.
@@ -178,7 +202,12 @@ async fn attend(
                 end(guest, process.words, exit.unwrap_or(Exit::Unknown), Some(events)).await;
                 return;
             }
-            Some(event) = events.recv() => guest.note(Event::Qemu(event)),
+            Some(event) = events.recv() => {
+                if event == qmp::Event::Migration {
+                    guest.tell_migration_news();
+                }
+                guest.note(Event::Qemu(event));
+            }
             // The sender is the guest's own; it outlives this.
             _ = intent.changed() => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -189,26 +218,27 @@ async fn attend(
 /// Never waits: a QEMU that hangs must not put off its own end.
 fn act(guest: &Guest, pid: u32, qmp: &Qmp, act: Act) {
     tracing::info!(?act, "ending the virtual machine");
-    let commands: &'static [&'static str] = match act {
-        // A paused guest couldn't hear the power button.
-        Act::Powerdown => &["cont", "system_powerdown"],
-        Act::Quit => &["quit"],
+    let command = match act {
+        Act::Powerdown => "system_powerdown",
+        Act::Quit => "quit",
         Act::QuitLate => {
             let detail = "the guest didn't shut down within its grace period".into();
             guest.note(Event::KillAsked { detail });
-            &["quit"]
+            "quit"
         }
-        Act::Kill => {
-            guest.0.processes.kill(pid);
-            &[]
-        }
+        Act::Kill => return guest.0.processes.kill(pid),
     };
-    let qmp = qmp.clone();
+    let (guest, qmp) = (guest.clone(), qmp.clone());
     tokio::spawn(async move {
-        for command in commands {
-            if let Err(err) = qmp.execute(command).await {
-                tracing::info!(error = %err, "QEMU doesn't do as told");
+        let told = async {
+            if act == Act::Powerdown {
+                // A paused guest couldn't hear the power button.
+                guest.cont(&qmp).await?;
             }
+            qmp.execute(command).await
+        };
+        if let Err(err) = told.await {
+            tracing::info!(error = %err, "QEMU doesn't do as told");
         }
     });
 }

@@ -5,21 +5,23 @@
 
 pub mod intent;
 pub mod life;
+mod moving;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use handler_launcher_com::launcher::{DomainPhase, DomainState};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::console::{Console, Typed};
 use crate::domain::{Domain, Event};
+use crate::migration::Migrations;
 use crate::paths::Paths;
 use crate::process::Processes;
+use crate::qemu::NoAccel;
 use crate::qemu::spec::{GuestSpec, SpecError};
-use crate::qemu::{self, NoAccel};
 use crate::qmp::{Qmp, QmpError};
 use intent::Intent;
 
@@ -48,12 +50,27 @@ pub enum GuestError {
     /// QEMU doesn't do it.
     #[error(transparent)]
     Qmp(#[from] QmpError),
+    /// It is between two nodes.
+    #[error("the virtual machine can't be {wish}: it is being moved to another node")]
+    Moving {
+        /// What was wished.
+        wish: &'static str,
+    },
     /// QEMU says that it has, but hasn't.
     #[error("QEMU has agreed, but the virtual machine isn't {wish} after {EVENT_TIMEOUT:?}")]
     NoEvent {
         /// What was wished.
         wish: &'static str,
     },
+}
+
+/// How a life begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The guest boots.
+    Fresh,
+    /// It comes from another launcher.
+    Incoming,
 }
 
 /// What a launcher is told at its start.
@@ -84,6 +101,10 @@ struct Inner {
     console: Console,
     /// Taken by the one life of this guest.
     typed: Mutex<Option<Typed>>,
+    /// Whether the CPUs may be let run here. Held while QEMU is told to.
+    may_run: tokio::sync::Mutex<bool>,
+    migration_news: Notify,
+    migrations: Migrations,
 }
 
 impl Guest {
@@ -97,6 +118,9 @@ impl Guest {
             qmp: watch::Sender::new(None),
             console,
             typed: Mutex::new(Some(typed)),
+            may_run: tokio::sync::Mutex::new(false),
+            migration_news: Notify::new(),
+            migrations: Migrations::default(),
         }))
     }
 
@@ -119,21 +143,16 @@ impl Guest {
             return Ok(self.state());
         }
         let spec = GuestSpec::parse(vmi_json, &settings.uid)?;
-        let may_emulate = allow_emulation || settings.allow_emulation;
-        let accel = qemu::choose(qemu::kvm_opens(&settings.paths.kvm), may_emulate)?;
-        let emulated = accel == qemu::Accel::Tcg;
-        let asked = Event::Asked { interfaces: spec.interfaces.clone(), emulated };
-        let typed = self.0.typed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Of two callers at once, one gets both the change and what is typed.
-        if let Some(typed) = typed {
-            self.note(asked);
-            tokio::spawn(life::live(self.clone(), spec, accel, typed));
-        }
+        self.begin(spec, allow_emulation, Start::Fresh)?;
         Ok(self.state())
     }
 
     /// Asks it to shut down, and ends it after the grace period.
     pub fn shutdown(&self, grace: Option<Duration>) -> DomainState {
+        // It doesn't run here, and must not be let run to hear of it.
+        if self.0.domain.borrow().is_elsewhere() {
+            return self.kill();
+        }
         let deadline = Instant::now() + grace.unwrap_or(self.0.settings.grace).min(LONGEST_GRACE);
         self.note(Event::ShutdownAsked);
         self.wish(Intent::Shutdown { deadline });
@@ -171,11 +190,17 @@ impl Guest {
         if phase != from {
             return Err(GuestError::Phase { wish, phase });
         }
-        let qmp = self.0.qmp.borrow().clone().ok_or(QmpError::Closed)?;
-        if to == DomainPhase::Paused {
-            self.note(Event::PauseAsked);
+        let qmp = self.qmp()?;
+        {
+            let may_run = self.0.may_run.lock().await;
+            if !*may_run {
+                return Err(GuestError::Moving { wish });
+            }
+            if to == DomainPhase::Paused {
+                self.note(Event::PauseAsked);
+            }
+            qmp.execute(command).await?;
         }
-        qmp.execute(command).await?;
         let mut domain = self.watch();
         let done = domain.wait_for(|domain| domain.phase() == to || domain.is_over());
         match tokio::time::timeout(EVENT_TIMEOUT, done).await {
@@ -185,13 +210,20 @@ impl Guest {
         }
     }
 
+    fn take_typed(&self) -> Option<Typed> {
+        self.0.typed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn wish(&self, wish: Intent) {
         self.0.intent.send_modify(|intent| *intent = intent.and(wish));
     }
 
-    fn note(&self, event: Event) {
+    /// Takes note of an event, and tells everybody who watches.
+    pub(crate) fn note(&self, event: Event) {
+        // Numbers of a migration's progress are for readers; the log has its phases.
+        let loud = !matches!(event, Event::Migration(_));
         let changed = self.0.domain.send_if_modified(|domain| domain.apply(event, now_ms()));
-        if changed {
+        if changed && loud {
             let state = self.state();
             tracing::info!(
                 phase = state.phase().as_str_name(),
@@ -207,7 +239,8 @@ impl Guest {
     }
 }
 
-fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

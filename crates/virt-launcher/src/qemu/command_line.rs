@@ -15,7 +15,10 @@ const SATA_PORTS: usize = 6;
 
 /// All arguments of QEMU. It starts with the guest stopped, connected to our serial and
 /// QMP sockets, so that nothing the guest does can be missed.
-pub fn command_line(guest: &GuestSpec, paths: &Paths, accel: Accel) -> Vec<OsString> {
+///
+/// With `incoming` it waits for a guest from elsewhere: to be the same machine, it must have
+/// the same arguments otherwise.
+pub fn command_line(guest: &GuestSpec, paths: &Paths, accel: Accel, incoming: bool) -> Vec<OsString> {
     let mut line = Line(Vec::new());
     base(&mut line, guest);
     processor(&mut line, guest, accel);
@@ -31,6 +34,9 @@ pub fn command_line(guest: &GuestSpec, paths: &Paths, accel: Accel) -> Vec<OsStr
         network(&mut line, i, interface);
     }
     disks(&mut line, &guest.disks, paths);
+    if incoming {
+        line.add("-incoming", "defer");
+    }
     line.0
 }
 
@@ -197,7 +203,7 @@ mod tests {
         let run = ["virt-launcher", "--name", "tick", "--namespace", "default", "--uid", "u"];
         let paths = Args::try_parse_from(run).unwrap().run.paths;
         let line: Vec<String> =
-            command_line(guest, &paths, accel).into_iter().map(|arg| arg.into_string().unwrap()).collect();
+            command_line(guest, &paths, accel, false).into_iter().map(|arg| arg.into_string().unwrap()).collect();
         line.join("\n").replace("\n-", "\n\n-")
     }
 
@@ -230,6 +236,16 @@ mod tests {
             ..tick()
         };
         insta::assert_snapshot!(lines(&guest, Accel::Kvm));
+    }
+
+    #[test]
+    fn a_guest_from_elsewhere_finds_the_same_machine() {
+        let run = ["virt-launcher", "--name", "tick", "--namespace", "default", "--uid", "u"];
+        let paths = Args::try_parse_from(run).unwrap().run.paths;
+        let fresh = command_line(&tick(), &paths, Accel::Tcg, false);
+        let incoming = command_line(&tick(), &paths, Accel::Tcg, true);
+        assert_eq!(incoming[..fresh.len()], fresh);
+        assert_eq!(incoming[fresh.len()..], ["-incoming", "defer"]);
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub enum QmpError {
         /// QEMU's answer.
         refusal: Refusal,
     },
+    /// It would let a guest run that isn't here.
+    #[error("the virtual machine isn't on this node, or is leaving it")]
+    Forbidden,
     /// QEMU says nothing.
     #[error("QEMU didn't answer {name} within {ANSWER_TIMEOUT:?}")]
     Timeout {
@@ -59,7 +62,7 @@ type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
 pub struct Qmp {
     pending: Pending,
     /// Numbers are given here, so lines leave in the order of their numbers.
-    outgoing: mpsc::UnboundedSender<(u64, &'static str)>,
+    outgoing: mpsc::UnboundedSender<(u64, &'static str, Value)>,
     next: Arc<Mutex<u64>>,
 }
 
@@ -79,12 +82,12 @@ impl Qmp {
                 return Err(QmpError::Greeting(NotQmp { line: first }));
             }
         }
-        let (outgoing, mut to_write) = mpsc::unbounded_channel::<(u64, &'static str)>();
+        let (outgoing, mut to_write) = mpsc::unbounded_channel::<(u64, &'static str, Value)>();
         let (event, events) = mpsc::unbounded_channel();
         let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(async move {
-            while let Some((id, name)) = to_write.recv().await {
-                if write.write_all(command(id, name).as_bytes()).await.is_err() {
+            while let Some((id, name, arguments)) = to_write.recv().await {
+                if write.write_all(command(id, name, &arguments).as_bytes()).await.is_err() {
                     // The reader sees the same end and tells those who wait.
                     return;
                 }
@@ -96,14 +99,19 @@ impl Qmp {
         Ok((qmp, events))
     }
 
-    /// Sends a command and waits for its answer.
+    /// Sends a command without arguments and waits for its answer.
     pub async fn execute(&self, name: &'static str) -> Result<Value, QmpError> {
+        self.execute_with(name, Value::Null).await
+    }
+
+    /// Sends a command and waits for its answer.
+    pub async fn execute_with(&self, name: &'static str, arguments: Value) -> Result<Value, QmpError> {
         let (tell, answer) = oneshot::channel();
         {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
             *next += 1;
             waiting(&self.pending).as_mut().ok_or(QmpError::Closed)?.insert(*next, tell);
-            self.outgoing.send((*next, name)).map_err(|_| QmpError::Closed)?;
+            self.outgoing.send((*next, name, arguments)).map_err(|_| QmpError::Closed)?;
         }
         match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Err(_) => Err(QmpError::Timeout { name }),

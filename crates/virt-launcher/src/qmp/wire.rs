@@ -23,6 +23,8 @@ pub enum Event {
     Powerdown,
     /// The guest's kernel has given up.
     GuestPanicked,
+    /// A migration has come to another stage.
+    Migration,
     /// Another event.
     Other(String),
 }
@@ -93,13 +95,18 @@ fn event(name: &str, data: &Value) -> Event {
         "RESUME" => Event::Resume,
         "POWERDOWN" => Event::Powerdown,
         "GUEST_PANICKED" => Event::GuestPanicked,
+        "MIGRATION" => Event::Migration,
         other => Event::Other(other.to_owned()),
     }
 }
 
-/// Writes a command without arguments; none of ours has any.
-pub fn command(id: u64, name: &str) -> String {
-    format!("{}\n", json!({ "execute": name, "id": id }))
+/// Writes a command; `null` for one without arguments.
+pub fn command(id: u64, name: &str, arguments: &Value) -> String {
+    let mut command = json!({ "execute": name, "id": id });
+    if !arguments.is_null() {
+        command["arguments"] = arguments.clone();
+    }
+    format!("{command}\n")
 }
 
 #[cfg(test)]
@@ -148,6 +155,10 @@ mod tests {
                 Message::Event(Event::GuestPanicked),
             ),
             (
+                r#"{"event": "MIGRATION", "data": {"status": "pre-switchover"}}"#,
+                Message::Event(Event::Migration),
+            ),
+            (
                 r#"{"event": "NIC_RX_FILTER_CHANGED"}"#,
                 Message::Event(Event::Other("NIC_RX_FILTER_CHANGED".into())),
             ),
@@ -161,6 +172,8 @@ mod tests {
 
     #[test]
     fn commands_carry_their_number() {
-        assert_eq!(command(7, "cont"), "{\"execute\":\"cont\",\"id\":7}\n");
+        assert_eq!(command(7, "cont", &Value::Null), "{\"execute\":\"cont\",\"id\":7}\n");
+        let with = command(8, "migrate", &json!({"uri": "unix:/m"}));
+        assert_eq!(with, "{\"execute\":\"migrate\",\"id\":8,\"arguments\":{\"uri\":\"unix:/m\"}}\n");
     }
 }

@@ -12,6 +12,8 @@ use thiserror::Error;
 
 /// The machine where none is named; admission writes it into the object.
 const DEFAULT_MACHINE: &str = "q35";
+/// Machines that are another one in every version of QEMU.
+const MACHINE_ALIASES: [&str; 2] = ["q35", "pc"];
 /// QEMU's unit here; memory is rounded up to it.
 const MIB: u64 = 1 << 20;
 
@@ -155,6 +157,27 @@ impl GuestSpec {
             return Err(SpecError::OtherInstance { given, ours: uid.to_owned() });
         }
         Self::of(&vmi)
+    }
+
+    /// As [`Self::parse`], for a guest that runs elsewhere: what `q35` is there stands in the
+    /// object's status, and is another machine where QEMU has another version.
+    pub fn parse_incoming(json: &[u8], uid: &str) -> Result<Self, SpecError> {
+        let mut spec = Self::parse(json, uid)?;
+        let vmi: VirtualMachineInstance =
+            serde_json::from_slice(json).map_err(|err| SpecError::Unreadable(err.to_string()))?;
+        let known = vmi.status.and_then(|status| status.machine).and_then(|machine| machine.type_);
+        if let Some(known) = known
+            && MACHINE_ALIASES.contains(&spec.machine.as_str())
+        {
+            spec.machine = word("status.machine.type", &known)?;
+        }
+        Ok(spec)
+    }
+
+    /// Why this guest can't be moved to another node, if so.
+    pub fn not_migratable(&self) -> Option<String> {
+        let disk = self.disks.first()?;
+        Some(format!("volume {:?} is an emptyDisk: its content is on this node only", disk.volume))
     }
 
     fn of(vmi: &VirtualMachineInstance) -> Result<Self, SpecError> {
