@@ -418,3 +418,6 @@ fn template_release(workload: &Value) -> Option<Release> {
 fn template_hash(workload: &Value) -> Option<&str> {
     workload.pointer("/spec/template/metadata/annotations")?.get(labels::TEMPLATE_HASH)?.as_str()
 }
+
+#[cfg(test)]
+mod tests;
