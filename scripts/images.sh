@@ -94,7 +94,7 @@ build_faults() {
 
 # Each node keeps a list of what was loaded into it; only what isn't on every node's list is loaded.
 load_images() {
-  local list=/kind/loaded-images nodes node tag id wanted loaded missing=() archive
+  local list=/kind/loaded-images nodes node tag id wanted loaded missing=()
   nodes=$("$KIND" get nodes --name "$KIND_CLUSTER" 2>/dev/null)
   [[ -n $nodes ]] || fail "there is no kind cluster $KIND_CLUSTER: make cluster"
   wanted=$(for tag in "${tags[@]}"; do echo "$tag $(docker image inspect -f '{{.Id}}' "$tag")"; done)
@@ -107,10 +107,10 @@ load_images() {
     return
   fi
   archive=$(mktemp "$CACHE/images.XXXXXX.tar")
+  trap 'rm -f "$archive"' EXIT
   say "loading ${#missing[@]} images into the nodes: ${missing[*]}"
   docker save -o "$archive" "${missing[@]}"
   "$KIND" load image-archive "$archive" --name "$KIND_CLUSTER" -q
-  rm "$archive"
   for node in $nodes; do docker exec -i "$node" tee "$list" >/dev/null <<<"$wanted"; done
 }
 

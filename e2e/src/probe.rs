@@ -18,6 +18,9 @@ use crate::vm::{Vms, tick_spec, tick_vm};
 /// A request that takes longer has failed: nobody waits longer at a terminal.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
+/// The kind of request that attaches to a console.
+pub const ATTACH: &str = "attach console";
+
 /// What became of one kind of request.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -97,7 +100,7 @@ impl Probes {
             async move { get(&client, "/apis/subresources.kubevirt.io/v1").await }
         });
         let (client, namespace, vmi) = (cluster.client.clone(), namespace.to_owned(), vmi.to_owned());
-        probes.spawn(&stopped, every(1000), "attach console", move |_| {
+        probes.spawn(&stopped, every(1000), ATTACH, move |_| {
             let (client, namespace, vmi) = (client.clone(), namespace.clone(), vmi.clone());
             async move {
                 let mut socket =

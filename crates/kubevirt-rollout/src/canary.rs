@@ -27,6 +27,11 @@ pub enum Canary {
         /// When it will have proved itself, if nothing happens; none before it is in charge.
         until: Option<Timestamp>,
     },
+    /// In charge of its node, and not what it should be there: nobody follows until that is decided.
+    Doubted {
+        /// Where and why, and when it is decided.
+        cause: Cause,
+    },
     /// It is good, and goes to the other nodes.
     Spreading {
         /// Nodes that have it.
@@ -64,6 +69,15 @@ impl Canary {
         if let (Some(cause), true) = (failed.next(), failed.count() + 1 > tolerated) {
             return Self::Failed { cause: cause.clone() };
         }
+        let mut doubted = progress
+            .causes
+            .iter()
+            .filter(|cause| cause.node.as_deref().is_some_and(|node| !shared.contains(node)));
+        if let (Some(cause), false) = (doubted.next(), progress.outdated.is_empty())
+            && doubted.count() + 1 > tolerated
+        {
+            return Self::Doubted { cause: cause.clone() };
+        }
         let rolled = progress.rolled(view);
         let nobody = progress.wanted == 0 && progress.unreachable == 0;
         if rolled && (proved || nobody || !context.is_trial()) {
@@ -79,15 +93,13 @@ impl Canary {
     }
 
     /// How fast the DaemonSet may go. Only a canary that has proved itself lets it go faster than one node at a
-    /// time, and only while there is something to replace.
+    /// time, and only while there is something to replace. While one is in doubt nobody follows it: the next one stands
+    /// by already, for a soak that may be shorter than the time it takes to decide.
     pub(crate) fn strategy(&self, progress: &Progress<'_>) -> Strategy {
         match self {
+            Self::Doubted { .. } | Self::Failed { .. } => Strategy::Frozen,
             Self::Spreading { .. } if !progress.outdated.is_empty() => Strategy::Spread,
-            Self::NotStarted
-            | Self::Trying { .. }
-            | Self::Spreading { .. }
-            | Self::Done
-            | Self::Failed { .. } => Strategy::One,
+            Self::NotStarted | Self::Trying { .. } | Self::Spreading { .. } | Self::Done => Strategy::One,
         }
     }
 }
@@ -118,6 +130,7 @@ impl Strategy {
             Self::One => (1, view.soak().as_secs()),
             Self::Spread => (view.policy.spread(progress.wanted), 0),
             Self::Frozen => {
+                body["spec"]["minReadySeconds"] = json!(view.soak().as_secs());
                 body["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
                 return;
             }

@@ -82,6 +82,7 @@ pub(crate) struct Context<'a> {
     /// The target has failed, and nothing may move.
     pub paused: Option<&'a FailedUpdate>,
     progress: BTreeMap<Component, Progress<'a>>,
+    handover: Handover,
 }
 
 /// Whether everything has been handed over to the target's pods.
@@ -93,6 +94,22 @@ pub(crate) enum Handover {
     LostNodes(WaitingOn),
     /// Pods of another template may act.
     OldPods(WaitingOn),
+}
+
+impl Handover {
+    fn of(view: View<'_>, progress: &BTreeMap<Component, Progress<'_>>) -> Self {
+        let others: Vec<&Pod> =
+            progress.values().flat_map(|progress| progress.outdated_acting.iter().copied()).collect();
+        let made = progress.values().all(|progress| progress.object_current || progress.object_absent);
+        let waits: Vec<String> =
+            others.iter().filter(|pod| !view.on_lost_node(pod)).map(|pod| pod.name.clone()).collect();
+        if !made || !waits.is_empty() {
+            return Self::OldPods(WaitingOn::OldPods { pods: waits });
+        }
+        let away: BTreeMap<&str, Timestamp> =
+            others.iter().filter_map(|pod| view.not_ready_node(pod)).collect();
+        WaitingOn::nodes(&away).map_or(Self::Over, Self::LostNodes)
+    }
 }
 
 /// What one stage comes to. It is over when it has neither steps nor anything to wait for.
@@ -252,7 +269,9 @@ impl<'a> Context<'a> {
             })
             .collect();
         old.sort_by_key(|(other, _)| Some(*other) != observed_id);
-        Self { view, target, old: old.into_iter().map(|(_, set)| set).collect(), direction, paused, progress }
+        let old = old.into_iter().map(|(_, set)| set).collect();
+        let handover = Handover::of(view, &progress);
+        Self { view, target, old, direction, paused, progress, handover }
     }
 
     /// A component's progress towards the target.
@@ -261,29 +280,13 @@ impl<'a> Context<'a> {
     }
 
     /// Whether every pod that acts is the target's, and no workload makes others (I7, I8).
-    pub fn handover(&self) -> Handover {
-        let others: Vec<&'a Pod> =
-            self.progress.values().flat_map(|progress| progress.outdated_acting.iter().copied()).collect();
-        let made = Component::ALL.into_iter().all(|component| {
-            let progress = self.progress(component);
-            progress.object_current || progress.object_absent
-        });
-        let waits: Vec<String> =
-            others.iter().filter(|pod| !self.view.on_lost_node(pod)).map(|pod| pod.name.clone()).collect();
-        if !made || !waits.is_empty() {
-            return Handover::OldPods(WaitingOn::OldPods { pods: waits });
-        }
-        let away: BTreeMap<&str, Timestamp> =
-            others.iter().filter_map(|pod| self.view.not_ready_node(pod)).collect();
-        match WaitingOn::nodes(&away) {
-            Some(waiting) => Handover::LostNodes(waiting),
-            None => Handover::Over,
-        }
+    pub fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     /// Whether every pod that acts is the target's, those on lost nodes included.
     pub fn handed_over(&self) -> bool {
-        self.handover() == Handover::Over
+        self.handover == Handover::Over
     }
 
     /// Whether the target is still to be proved: it isn't what ran before, and something ran before.

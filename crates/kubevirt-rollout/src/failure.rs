@@ -96,7 +96,11 @@ fn of_component(context: &Context<'_>, component: Component) -> Option<Cause> {
     match component {
         Component::Handler => match Canary::of(context, progress) {
             Canary::Failed { cause } => Some(cause),
-            Canary::NotStarted | Canary::Trying { .. } | Canary::Spreading { .. } | Canary::Done => None,
+            Canary::NotStarted
+            | Canary::Trying { .. }
+            | Canary::Doubted { .. }
+            | Canary::Spreading { .. }
+            | Canary::Done => None,
         },
         Component::Controller | Component::Api => progress.failed(context.view).next().cloned(),
     }

@@ -15,8 +15,8 @@ pub struct Policy {
     /// How long an image may be missing: a registry that restarts is back by then.
     pub image_deadline: SignedDuration,
     /// How long a virt-handler that is in charge may take to say that its node can run VMs. Its first heartbeat comes
-    /// at once; the rest is for an API server that is slow. Shorter than the soak by what it takes to look and to
-    /// act: a second node must not follow before.
+    /// at once. The rest is for the node: one that falls silent in the takeover can't say anything either, and is called
+    /// NotReady only 50 s later (kube-controller-manager's --node-monitor-grace-period). No other node follows meanwhile.
     pub schedulable_deadline: SignedDuration,
     /// A crash so soon after the pod's creation may be bad luck of a start, such as an API server that restarts.
     pub startup: SignedDuration,
@@ -61,7 +61,7 @@ impl Default for Policy {
             soak: SignedDuration::from_secs(40),
             pod_deadline: SignedDuration::from_mins(3),
             image_deadline: SignedDuration::from_mins(1),
-            schedulable_deadline: SignedDuration::from_secs(30),
+            schedulable_deadline: SignedDuration::from_secs(70),
             startup: SignedDuration::from_secs(20),
             restarts: 2,
             forgiven: SignedDuration::from_mins(2),

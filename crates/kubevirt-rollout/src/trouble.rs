@@ -77,8 +77,8 @@ fn crashes<'p>(pod: &'p Pod, view: View<'_>) -> Option<(&'p Crash, bool)> {
 
 /// Whether a pod that isn't Ready has been: it stood by for a soak, and lost it when it took its node over.
 fn stood_by(pod: &Pod, view: View<'_>) -> bool {
-    let soak = view.soak().max(view.policy.startup);
-    pod.unready_since.is_some_and(|since| since.duration_since(pod.created) >= soak)
+    pod.unready_since
+        .is_some_and(|since| since > pod.created && since.duration_since(pod.created) >= view.soak())
 }
 
 /// Why the node of a virt-handler that should be in charge of it can't be used, and since when.
@@ -198,7 +198,7 @@ mod tests {
     fn who_loses_its_readiness_when_it_takes_charge_has_not_the_time_of_a_start() {
         let silent = |pod: &mut Pod| pod.unready_since = Some(at(50));
         let message = "not Ready any more since it should be in charge of its node";
-        assert_eq!(seen(silent, 51, true), Some((message.into(), at(80))));
+        assert_eq!(seen(silent, 51, true), Some((message.into(), at(120))));
         assert_eq!(seen(silent, 51, false), None, "its predecessor is in charge");
         let starting = |pod: &mut Pod| pod.unready_since = Some(at(1));
         assert_eq!(seen(starting, 60, true), None);
@@ -241,7 +241,7 @@ mod tests {
                 View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
             cause(&pod, view, true).map(|cause| (cause.since, cause.fails_at))
         };
-        let since = Some((at(50), at(80)));
+        let since = Some((at(50), at(120)));
         assert_eq!(check(Some("h"), Some("true"), 60), None);
         assert_eq!(check(None, Some("true"), 60), None, "an old release names nobody");
         assert_eq!(check(Some("old"), Some("true"), 60), since, "its predecessor was the last to say so");

@@ -41,8 +41,8 @@ pub enum WaitingOn {
     },
     /// A new CA hasn't reached every pod yet.
     CaNotSpread {
-        /// Seconds until it is taken to have.
-        seconds: i64,
+        /// When it is taken to have.
+        until: Timestamp,
     },
     /// Handlers aren't up to date and ready yet.
     HandlersNotReady {
@@ -216,7 +216,7 @@ impl fmt::Display for WaitingOn {
             Self::CrdNotEstablished { name } => {
                 write!(f, "CustomResourceDefinition {name} to be established")
             }
-            Self::CaNotSpread { seconds } => write!(f, "the new CA to reach every pod ({seconds} s)"),
+            Self::CaNotSpread { until } => write!(f, "the new CA to reach every pod ({until})"),
             Self::HandlersNotReady { ready: n, of, canary, .. } => {
                 ready(f, "virt-handler", *n, *of)?;
                 if let Some(node) = canary {

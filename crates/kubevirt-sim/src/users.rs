@@ -48,6 +48,11 @@ impl Cluster {
         self.change_spec(|spec| spec.update_strategy.get_or_insert_default().on_failure = Some(on_failure));
     }
 
+    /// A user says for how long a new pod is watched before the next follows.
+    pub fn set_soak(&mut self, seconds: u32) {
+        self.change_spec(|spec| spec.update_strategy.get_or_insert_default().soak_seconds = Some(seconds));
+    }
+
     /// A user changes the components' own workloads.
     pub fn customize(&mut self, customize: Option<CustomizeComponents>) {
         self.change_spec(|spec| spec.customize_components = customize);

@@ -141,6 +141,21 @@ fn a_handler_that_makes_its_node_unable() {
 }
 
 #[test]
+fn what_shows_only_in_charge_reaches_no_second_node_however_short_the_soak_is() {
+    for soak in [5, 10, 20, 39] {
+        for fault in [Fault::NodeUnable, Fault::Silent] {
+            let (mut operator, mut cluster) = installed_on(4, OLD, 1);
+            cluster.set_soak(soak);
+            cluster.inject("virt-handler", NEW, fault);
+            let story = until_named(&mut operator, &mut cluster, limit(fault));
+            assert_eq!(story.affected, 1, "{fault:?}, soak {soak} s");
+            settle(&mut operator, &mut cluster);
+            assert_at(&cluster, &OLD);
+        }
+    }
+}
+
+#[test]
 fn a_handler_that_takes_charge_and_says_nothing() {
     handler_fails(3, Fault::Silent);
 }
@@ -237,7 +252,6 @@ fn a_failing_release_fixed_by_another_one_goes_forward() {
     cluster.publish_images("v0.18.1".parse().unwrap());
     cluster.inject("virt-handler", NEW, Fault::NodeUnable);
     until_named(&mut operator, &mut cluster, limit(Fault::NodeUnable));
-    operator.run(&mut cluster, 10).unwrap();
     cluster.set_image_tag(Some("v0.18.1"));
     settle(&mut operator, &mut cluster);
     assert_at(&cluster, &"v0.18.1".parse().unwrap());

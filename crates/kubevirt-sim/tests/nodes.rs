@@ -79,7 +79,6 @@ fn an_update_ends_without_a_lost_node_and_finishes_it_when_it_is_back() {
 }
 
 #[test]
-#[ignore = "fails: a canary's node that falls silent in the takeover looks like a bad release until it is NotReady"]
 fn an_update_ends_without_a_node_that_is_lost_later() {
     lost_at_each(&[(3, 50, 3), (3, 90, 4), (3, 150, 5), (12, 100, 6)]);
 }

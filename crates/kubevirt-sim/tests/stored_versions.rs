@@ -88,3 +88,23 @@ fn a_release_may_drop_a_version_only_when_nothing_is_stored_as_it() {
     let rewritten = at("store every VirtualMachine as v1 and forget other versions");
     assert!(rewritten < at("apply CustomResourceDefinition virtualmachines.kubevirt.io"));
 }
+
+#[test]
+fn what_a_lost_node_may_still_use_stays_served_until_it_is_back() {
+    let (mut operator, mut cluster) = installed(Release::V0_17_0);
+    publish_v1_only(&mut cluster);
+    cluster.set_image_tag(Some("v0.18.0"));
+    operator.run(&mut cluster, 15).unwrap();
+    let lost = cluster.nodes().last().unwrap().clone();
+    cluster.lose_node(&lost);
+    operator.run(&mut cluster, 900).unwrap();
+    let observed = cluster.kubevirt().unwrap().status.clone().unwrap().observed_kube_virt_version;
+    assert_eq!(observed.as_deref(), Some("v0.18.0"), "the update is over without the node");
+    let both = [("v1".to_owned(), true, true), ("v1alpha3".to_owned(), true, false)];
+    assert_eq!(versions(&cluster), both);
+    cluster.return_node(&lost);
+    operator.run(&mut cluster, 10).unwrap();
+    settle(&mut operator, &mut cluster);
+    assert_at(&cluster, &Release::V0_18_0);
+    assert_eq!(versions(&cluster), both[..1]);
+}

@@ -217,11 +217,13 @@ fn i6_a_second_node_before_the_first_is_known_to_be_bad() {
     let mut operator = Operator::with(plan_with, false);
     operator.policy = policy;
     cluster.inject("virt-handler", NEW, Fault::NodeUnable);
-    // what the policy waits for between two nodes follows from the deadline: this one doesn't keep to its own
+    // nobody waits for the decision: whoever stands by follows
     operator.planner = |observed, policy, now, make| {
         let key = workload("DaemonSet", "virt-handler");
         let mut plan = changed(plan_with(observed, policy, now, make), &key, |body| {
             body["spec"]["minReadySeconds"] = json!(5);
+            body["spec"]["updateStrategy"] =
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
         });
         let live = observed.objects.get(&key);
         plan.steps.retain(|step| match step {
@@ -355,7 +357,7 @@ fn i11_waits_forever_or_never_gets_quiet() {
 #[test]
 fn i11_never_comes_back_from_a_target_that_fails() {
     let (_, mut cluster) = installed(OLD);
-    cluster.inject("virt-handler", NEW, Fault::Crashes);
+    cluster.inject("virt-controller", NEW, Fault::Crashes);
     cluster.set_image_tag(Some("v0.18.0"));
     let mut operator = Operator::with(keeps_a_failed_target, true);
     let stopped = operator.arrive(&mut cluster, &OLD, 1500).unwrap_err();

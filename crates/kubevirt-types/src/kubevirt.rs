@@ -52,7 +52,7 @@ pub struct UpdateStrategy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
     /// For how many seconds the first new pod of a component must have been ready before the next one is replaced:
-    /// 40 by default, 3600 at most. With less than 40 a bad virt-handler can reach a second node before it is found.
+    /// 40 by default, 3600 at most. What crashes later than after twice that can have reached a second node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 3600))]
     pub soak_seconds: Option<u32>,

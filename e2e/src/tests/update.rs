@@ -2,15 +2,16 @@
 
 use anyhow::ensure;
 use jiff::Timestamp;
-use kubevirt_types::{Kind, Release};
+use kubevirt_types::{Kind, KubeVirt, Release};
+use serde_json::Value;
 
 use crate::demo::first_tick;
 use crate::observer::{Observer, order, order_complaint};
-use crate::product::UPDATE_LIMIT;
+use crate::product::{Product, UPDATE_LIMIT};
 use crate::rights::Prober;
 use crate::suite::Context;
 use crate::vm::{Incarnation, Vms};
-use crate::wait;
+use crate::{virtctl, wait};
 
 const GUEST: &str = "survivor";
 
@@ -31,11 +32,40 @@ async fn survived(vms: &Vms, before: &Incarnation) -> anyhow::Result<()> {
     vms.delete(GUEST).await
 }
 
+/// The plan names the way there, stage by stage, and nobody has done a thing.
+async fn planned(product: &Product) -> anyhow::Result<()> {
+    let before = product.object().await?;
+    let plan = virtctl::plan(Some("v0.18.0")).await?;
+    ensure!(
+        plan["direction"] == "Update" && plan["from"] == "v0.17.0" && plan["to"] == "v0.18.0",
+        "the plan goes elsewhere: {plan}"
+    );
+    let stages: Vec<&str> = plan["stages"].as_array().into_iter().flatten().filter_map(coming).collect();
+    let rolls: Vec<&&str> =
+        stages.iter().filter(|stage| ["Handlers", "Controllers", "Api"].contains(stage)).collect();
+    ensure!(rolls == [&"Handlers", &"Controllers", &"Api"], "planned in the order {stages:?}");
+    let refused = virtctl::refused_plan("nonsense").await?;
+    ensure!(refused.contains("spec.imageTag") && refused.contains("nonsense"), "{refused}");
+    ensure!(product.object().await?.map(spec) == before.map(spec), "a plan has changed the object");
+    Ok(())
+}
+
+/// A stage that isn't over.
+fn coming(stage: &Value) -> Option<&str> {
+    stage["stage"].as_str().filter(|_| stage["state"] != "Done")
+}
+
+/// What a person may change of the object.
+fn spec(object: KubeVirt) -> (Option<i64>, String) {
+    (object.metadata.generation, format!("{:?}", object.spec))
+}
+
 /// One field patched: everything is v0.18.0, in order, the guest is who it was, and at every moment who was at work could
 /// do what its release does.
 pub async fn by_image_tag(context: Context) -> anyhow::Result<()> {
     let product = &context.product;
     product.bring_to(&Release::V0_17_0).await?;
+    planned(product).await?;
     let (vms, before) = survivor(&context).await?;
     let observer = Observer::start(&context.cluster.client);
     let prober = Prober::start(product, Release::V0_17_0, Release::V0_18_0);
@@ -48,6 +78,8 @@ pub async fn by_image_tag(context: Context) -> anyhow::Result<()> {
     let complaint = order_complaint(&order(&pods, &Release::V0_18_0, begun));
     ensure!(complaint.is_none(), "{complaint:?}");
     survived(&vms, &before).await?;
+    let plan = virtctl::plan(None).await?;
+    ensure!(plan["direction"] == "Steady" && plan["stage"] == "Settled", "planned at the target: {plan}");
 
     let api = product.replica_sets(&context.namespace);
     api.list(&kube::api::ListParams::default()).await?;

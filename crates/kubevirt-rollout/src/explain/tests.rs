@@ -207,7 +207,7 @@ fn every_other_wait_says_since_when_and_what_comes_then() {
         ),
         (
             Stage::Certificates,
-            WaitingOn::CaNotSpread { seconds: 130 },
+            WaitingOn::CaNotSpread { until: at(150) },
             "the new CA to reach every pod (130 s) (since 22:13:41Z, 20 s); then certificates of the new CA are \
              issued; nothing else waits for that",
         ),
@@ -485,7 +485,7 @@ fn what_fails_first_is_said_before_what_takes_time() {
     world.nodes[1].not_ready_since = Some(at(1));
     let waits = vec![
         WaitingOn::nodes(&[("b", at(1))].into()).unwrap(),
-        WaitingOn::CaNotSpread { seconds: 3 },
+        WaitingOn::CaNotSpread { until: at(3) },
         handlers(Some("a"), Some(image_missing())),
         WaitingOn::ApiNotReady {
             ready: 0,

@@ -1,6 +1,6 @@
 //! One thing that is waited for: since when, on which nodes, until when at the latest, and what comes then.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kubevirt_types::gate::LOST_AFTER;
 use kubevirt_types::kubevirt::OnFailure;
 use serde::Serialize;
@@ -76,14 +76,11 @@ fn facts(seen: &Seen<'_>, waiting: &WaitingOn) -> Facts {
             since: created(seen, |key| key.kind == "CustomResourceDefinition" && key.name == *name),
             ..soon(format!("the API server serves it within seconds; then {}", following(seen.plan)))
         },
-        WaitingOn::CaNotSpread { seconds } => {
-            let until = now.saturating_add(SignedDuration::from_secs(*seconds)).ok();
-            Facts {
-                since: until.and_then(|until| until.saturating_sub(seen.view.policy.ca_spread).ok()),
-                until,
-                ..soon("then certificates of the new CA are issued; nothing else waits for that".to_owned())
-            }
-        }
+        WaitingOn::CaNotSpread { until } => Facts {
+            since: until.saturating_sub(seen.view.policy.ca_spread).ok(),
+            until: Some(*until),
+            ..soon("then certificates of the new CA are issued; nothing else waits for that".to_owned())
+        },
         WaitingOn::HandlersNotReady { canary, cause, .. } => match cause {
             Some(cause) => trouble(seen, cause),
             None => handlers(seen, canary.as_deref()),

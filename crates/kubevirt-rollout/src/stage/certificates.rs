@@ -116,7 +116,7 @@ pub(crate) fn keep(view: View<'_>) -> Outcome {
     if !outcome.is_over() {
         return outcome;
     }
-    let spread = spread_in(view, current);
+    let spread = spread_at(view, current);
     for leaf in &LEAVES {
         keep_leaf(view, leaf, current, leaf_validity, spread, &mut outcome);
     }
@@ -205,11 +205,11 @@ fn inject(view: View<'_>, outcome: &mut Outcome) {
     }
 }
 
-/// How long until every pod has read the bundle with this CA; none when that is over.
-fn spread_in(view: View<'_>, ca: &CertificateContent) -> Option<SignedDuration> {
+/// When every pod will have read the bundle with this CA; none when it has.
+fn spread_at(view: View<'_>, ca: &CertificateContent) -> Option<Timestamp> {
     let issued = ca.not_before.saturating_add(view.policy.backdating).unwrap_or(ca.not_before);
-    let left = view.policy.ca_spread - view.now.duration_since(issued);
-    left.is_positive().then_some(left)
+    let until = issued.saturating_add(view.policy.ca_spread).ok()?;
+    (until > view.now).then_some(until)
 }
 
 fn keep_leaf(
@@ -217,7 +217,7 @@ fn keep_leaf(
     leaf: &Leaf,
     ca: &CertificateContent,
     validity: Validity,
-    spread: Option<SignedDuration>,
+    spread: Option<Timestamp>,
     outcome: &mut Outcome,
 ) {
     let (common_name, dns_names) = leaf.names(view.namespace());
@@ -236,8 +236,8 @@ fn keep_leaf(
         }
         let usable =
             named && content.not_after > view.now && signer.is_some_and(|signer| trusted.contains(signer));
-        if let (true, Some(left)) = (usable, spread) {
-            let waiting = WaitingOn::CaNotSpread { seconds: left.as_secs().max(1) };
+        if let (true, Some(until)) = (usable, spread) {
+            let waiting = WaitingOn::CaNotSpread { until };
             if !outcome.waiting_on.contains(&waiting) {
                 outcome.waiting_on.push(waiting);
             }

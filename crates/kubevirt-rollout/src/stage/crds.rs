@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use kubevirt_manifests::Manifest;
 use serde_json::{Value, json};
 
-use crate::context::{Context, Outcome, View, is_deleting};
+use crate::context::{Context, Handover, Outcome, View, is_deleting};
 use crate::order::Class;
 use crate::plan::Direction;
 use crate::stage::guard;
@@ -36,15 +36,26 @@ pub(crate) fn union(context: &Context<'_>) -> Outcome {
     outcome
 }
 
-/// Brings every CRD to the target's form, but for versions in which objects are still stored.
+/// Brings every CRD to the target's form, but for versions in which objects are still stored; waits while a pod of
+/// another release may act. For those on lost nodes nobody waits, but what they use stays served.
 pub(crate) fn exact(context: &Context<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
-    for manifest in context.of_class(Class::Crd) {
-        let live = context.view.live(&manifest.key);
-        context.view.ensure(&exactly(manifest, live), &mut outcome);
-        established(context.view, manifest, &mut outcome);
+    match context.handover() {
+        Handover::OldPods(waiting) => waiting.clone().into(),
+        Handover::LostNodes(waiting) => {
+            let mut outcome = union(context);
+            outcome.notes.push(waiting.clone());
+            outcome
+        }
+        Handover::Over => {
+            let mut outcome = Outcome::default();
+            for manifest in context.of_class(Class::Crd) {
+                let live = context.view.live(&manifest.key);
+                context.view.ensure(&exactly(manifest, live), &mut outcome);
+                established(context.view, manifest, &mut outcome);
+            }
+            outcome
+        }
     }
-    outcome
 }
 
 /// The target's form of a CRD, with those versions in which objects are still stored.

@@ -11,8 +11,10 @@ use crate::waiting::WaitingOn;
 
 pub(crate) fn delete(context: &Context<'_>) -> Outcome {
     match context.handover() {
-        Handover::OldPods(waiting) => return waiting.into(),
-        Handover::LostNodes(waiting) => return Outcome { notes: vec![waiting], ..Outcome::default() },
+        Handover::OldPods(waiting) => return waiting.clone().into(),
+        Handover::LostNodes(waiting) => {
+            return Outcome { notes: vec![waiting.clone()], ..Outcome::default() };
+        }
         Handover::Over => {}
     }
     let mut outcome = Outcome::default();

@@ -38,10 +38,10 @@ pub(crate) fn union(context: &Context<'_>) -> Outcome {
 pub(crate) fn exact(context: &Context<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     match context.handover() {
-        Handover::OldPods(waiting) => outcome.waiting_on.push(waiting),
+        Handover::OldPods(waiting) => outcome.waiting_on.push(waiting.clone()),
         Handover::LostNodes(waiting) => {
             outcome = union(context);
-            outcome.notes.push(waiting);
+            outcome.notes.push(waiting.clone());
         }
         Handover::Over => {
             for manifest in context.of_class(Class::Rbac) {

@@ -41,6 +41,7 @@ pub(crate) fn handlers(context: &Context<'_>) -> Outcome {
     if canary != Canary::Done || frozen {
         let node = match canary {
             Canary::Trying { node, .. } => node,
+            Canary::Doubted { cause } => cause.node,
             Canary::NotStarted | Canary::Spreading { .. } | Canary::Done | Canary::Failed { .. } => None,
         };
         outcome.waiting_on.push(progress.waiting(node));

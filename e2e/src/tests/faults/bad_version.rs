@@ -88,12 +88,11 @@ pub const HANDLER_NEVER_READY: BadVersion = BadVersion {
     found: 180,
     ..BASE
 };
-/// It stands by for the soak, then 30 s are its own. A shorter soak than the default brings it to a second node before
-/// that shows.
+/// It stands by for the soak, then 70 s are its own.
 pub const HANDLER_IDLE: BadVersion = BadVersion {
     wrong: Wrong::Registry("handler-idle"),
     words: &["virt-handler", "Ready, but it doesn't take charge of its node"],
-    found: 40 + 30,
+    found: 40 + 70,
     late: true,
     ..BASE
 };
@@ -254,7 +253,27 @@ async fn follow(
     })
     .await;
     let paused = followed.is_ok() && version.pause;
-    (known, if paused { stays_paused(world, version).await } else { followed })
+    let followed =
+        if paused { stays_paused_until_retried(world, version, templates, &known).await } else { followed };
+    (known, followed)
+}
+
+async fn stays_paused_until_retried(
+    world: &World,
+    version: &BadVersion,
+    old: &BTreeMap<String, BTreeSet<String>>,
+    known: &Known,
+) -> anyhow::Result<()> {
+    stays_paused(world, version, old).await?;
+    virtctl::retry().await?;
+    wait::until("another try to fail too", LIMIT, async || {
+        let object = world.product.object().await?.context("there is no KubeVirt object")?;
+        let failed = object.status.as_ref().and_then(|status| status.failed_update.as_ref());
+        let again =
+            failed.is_some_and(|failed| Some(failed.at) > known.failed_at && version.says(&failed.cause));
+        wait::when(again, how_it_stands(&object))
+    })
+    .await
 }
 
 /// Notes what is new. Returns whether the cause is named and nobody has asked virtctl yet.
@@ -307,8 +326,17 @@ fn unlike(version: &BadVersion, object: &KubeVirt, differs: Option<&str>) -> Opt
     differs.filter(|_| !version.pause).map(str::to_owned)
 }
 
-/// A paused update does nothing more by itself, and says so.
-async fn stays_paused(world: &World, version: &BadVersion) -> anyhow::Result<()> {
+/// A paused update does nothing more by itself, and says so. What stood by when it failed goes first.
+async fn stays_paused(
+    world: &World,
+    version: &BadVersion,
+    old: &BTreeMap<String, BTreeSet<String>>,
+) -> anyhow::Result<()> {
+    wait::until("what stood by to go", Duration::from_secs(60), async || {
+        let differs = world.differs(old).await?;
+        wait::when(differs.is_none(), differs.unwrap_or_default())
+    })
+    .await?;
     let templates = world.templates().await?;
     let until = std::time::Instant::now() + PAUSED;
     while std::time::Instant::now() < until {
@@ -348,8 +376,8 @@ fn judge(
             && templates.get(version.component).is_some_and(|good| !good.contains(&seen.template))
     };
     let changes = &measured.changes;
-    let mut complaints = measured.complaints;
     let nodes = uncovered(changes, &world.node_names(), bad);
+    let mut complaints = measured.complaints(&nodes);
     let lost = |component: &str| 2_usize.saturating_sub(least(changes, component, bad));
     let affected = match version.component {
         "virt-handler" => nodes.len(),

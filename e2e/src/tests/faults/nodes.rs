@@ -156,7 +156,7 @@ async fn behind(world: &World, without: Option<&Node>) -> anyhow::Result<Vec<Str
 fn judge(world: &World, measured: Measured, lost: &[String], row: &mut Row) {
     let nodes = uncovered(&measured.changes, &world.node_names(), |_| false);
     row.affected = nodes.len();
-    row.complaints.extend(measured.complaints);
+    row.complaints.extend(measured.complaints(&nodes));
     if nodes.iter().any(|node| !lost.contains(node)) {
         row.complaints.push(format!("without a virt-handler: {nodes:?}, lost is {lost:?}"));
     }

@@ -14,7 +14,7 @@ use crate::coverage::{Change, Coverage};
 use crate::demo::first_tick;
 use crate::node::Node;
 use crate::observer::UPDATE_ORDER;
-use crate::probe::Probes;
+use crate::probe::{ATTACH, Probes};
 use crate::product::{Product, is_ready};
 use crate::suite::Context;
 use crate::ticks::{Recorder, summarize};
@@ -204,9 +204,19 @@ pub struct Measure {
 /// What was found.
 pub struct Measured {
     pub changes: Vec<Change>,
-    pub complaints: Vec<String>,
+    complaints: Vec<String>,
+    /// What went wrong with people who attach to a console, and its guest's node.
+    unattached: Option<(String, String)>,
     /// A line with numbers.
     pub summary: String,
+}
+
+impl Measured {
+    /// What nobody may suffer. On a node that has no good virt-handler no console can be attached.
+    pub fn complaints(&self, without_handler: &BTreeSet<String>) -> Vec<String> {
+        let unattached = self.unattached.iter().filter(|(_, node)| !without_handler.contains(node));
+        self.complaints.iter().cloned().chain(unattached.map(|(complaint, _)| complaint.clone())).collect()
+    }
 }
 
 impl Measure {
@@ -219,13 +229,19 @@ impl Measure {
     pub async fn finish(self, world: &World) -> anyhow::Result<Measured> {
         let ended = Instant::now();
         let late = self.clock.finish().await?;
-        let mut complaints = Vec::new();
+        let (mut complaints, mut unattached) = (Vec::new(), None);
+        let attached_on = world.nodes.first().map(|node| node.0.clone()).unwrap_or_default();
         let (mut sent, mut heard, mut longest) = (0, 0, 0);
         for (name, tally) in self.probes.finish().await? {
             sent += tally.requests;
             if tally.failed > 0 {
                 let first = tally.failures.first().cloned().unwrap_or_default();
-                complaints.push(format!("{} of {} {name} failed: {first}", tally.failed, tally.requests));
+                let complaint = format!("{} of {} {name} failed: {first}", tally.failed, tally.requests);
+                if name == ATTACH {
+                    unattached = Some((complaint, attached_on.clone()));
+                } else {
+                    complaints.push(complaint);
+                }
             }
             if tally.last_success_ago_ms.is_none_or(|ago| ago > LAST_SUCCESS_MS) {
                 complaints
@@ -255,6 +271,6 @@ impl Measure {
         }
         let changes = self.coverage.finish().await?;
         let summary = format!("{sent} requests, {heard} ticks, guest's longest gap {longest} ms");
-        Ok(Measured { changes, complaints, summary })
+        Ok(Measured { changes, complaints, unattached, summary })
     }
 }
