@@ -216,7 +216,7 @@ impl fmt::Display for WaitingOn {
             Self::CrdNotEstablished { name } => {
                 write!(f, "CustomResourceDefinition {name} to be established")
             }
-            Self::CaNotSpread { until } => write!(f, "the new CA to reach every pod ({until})"),
+            Self::CaNotSpread { until } => write!(f, "the new CA to reach every pod (by {until})"),
             Self::HandlersNotReady { ready: n, of, canary, .. } => {
                 ready(f, "virt-handler", *n, *of)?;
                 if let Some(node) = canary {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::Stream;
 use handler_launcher_com::launcher::launcher_server::Launcher;
 use handler_launcher_com::launcher::{
-    CancelMigrationRequest, CancelMigrationResponse, DomainState, GetDomainRequest, InfoRequest, InfoResponse,
-    KillVirtualMachineRequest, KillVirtualMachineResponse, MigrateVirtualMachineRequest,
+    CancelMigrationRequest, CancelMigrationResponse, DomainState, GetDomainRequest, InfoRequest,
+    InfoResponse, KillVirtualMachineRequest, KillVirtualMachineResponse, MigrateVirtualMachineRequest,
     MigrateVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
     PrepareMigrationSourceRequest, PrepareMigrationSourceResponse, PrepareMigrationTargetRequest,
     PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse,

@@ -208,8 +208,8 @@ fn every_other_wait_says_since_when_and_what_comes_then() {
         (
             Stage::Certificates,
             WaitingOn::CaNotSpread { until: at(150) },
-            "the new CA to reach every pod (130 s) (since 22:13:41Z, 20 s); then certificates of the new CA are \
-             issued; nothing else waits for that",
+            "the new CA to reach every pod (by 2023-11-14T22:15:50Z) (since 22:13:20Z, 41 s); then certificates of \
+             the new CA are issued; nothing else waits for that",
         ),
         (
             Stage::Handlers,

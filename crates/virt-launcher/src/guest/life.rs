@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Guest, Start};
 use super::intent::{Act, Ending};
+use super::{Guest, Start};
 use crate::console::Typed;
 use crate::disks::{self, DiskError};
 use crate::domain::Event;

@@ -202,8 +202,10 @@ mod tests {
     fn lines(guest: &GuestSpec, accel: Accel) -> String {
         let run = ["virt-launcher", "--name", "tick", "--namespace", "default", "--uid", "u"];
         let paths = Args::try_parse_from(run).unwrap().run.paths;
-        let line: Vec<String> =
-            command_line(guest, &paths, accel, false).into_iter().map(|arg| arg.into_string().unwrap()).collect();
+        let line: Vec<String> = command_line(guest, &paths, accel, false)
+            .into_iter()
+            .map(|arg| arg.into_string().unwrap())
+            .collect();
         line.join("\n").replace("\n-", "\n\n-")
     }
 
