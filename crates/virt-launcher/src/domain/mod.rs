@@ -310,10 +310,8 @@ impl Domain {
     fn move_on(&mut self, event: Event) {
         match event {
             Event::HandedOver => self.whereabouts = Whereabouts::HandedOver,
-            Event::Unconfirmed => {
-                if self.phase == DomainPhase::Running {
-                    self.enter(DomainPhase::Paused, "MigrationUnconfirmed");
-                }
+            Event::Unconfirmed if self.phase == DomainPhase::Running => {
+                self.enter(DomainPhase::Paused, "MigrationUnconfirmed");
             }
             Event::KeptHere { paused } => {
                 self.whereabouts = Whereabouts::Here;

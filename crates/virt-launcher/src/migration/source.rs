@@ -370,6 +370,10 @@ impl Run<'_> {
     async fn finish(&mut self) {
         match self.state {
             Source::Left => {
+                // QEMU counts the time that the guest stood behind its "completed".
+                if let Ok(progress) = qemu::progress(&self.qmp).await {
+                    self.report.progress(&progress);
+                }
                 self.report.end(MigrationPhase::Completed, "");
                 self.guest.leave();
             }

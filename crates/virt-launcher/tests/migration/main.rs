@@ -1,0 +1,72 @@
+//! Two launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice.
+//!
+//! Needs `KUBEVIRT_TEST_QEMU` (a program that runs the launcher image's QEMU) and
+//! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/migration-test.sh` sets both.
+
+mod launcher;
+
+use handler_launcher_com::launcher::{DomainPhase, MigrationOptions, MigrationPhase};
+use launcher::{Launcher, Reader, ticks};
+
+const MOVES: usize = 4;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the launcher image's QEMU: run by scripts/migration-test.sh"]
+async fn it_moves_there_and_back_and_no_tick_is_lost() {
+    let mut at = Launcher::start("m0").await;
+    at.boot().await;
+    let mut reader = Reader::default();
+    reader.read_until(&at, |text| text.contains("tick 3 ")).await;
+    for i in 1..=MOVES {
+        let mut to = Launcher::start(&format!("m{i}")).await;
+        let uid = format!("move-{i}");
+        at.begin(&mut to, &uid, MigrationOptions::default()).await;
+        let moved = at.until(|state| state.phase() == DomainPhase::Shutoff).await;
+        assert_eq!(moved.reason, "Migrated", "{moved:?}");
+        let migration = moved.migration.unwrap();
+        assert_eq!(migration.phase(), MigrationPhase::Completed);
+        to.until(|state| state.phase() == DomainPhase::Running).await;
+        // What is read at the source ends with it; the rest is at the target, from the same offset on.
+        reader.read_to_end(&at).await;
+        let next = ticks(&reader.text).len() + 5;
+        reader.read_until(&to, |text| ticks(text).len() > next).await;
+        eprintln!("    {uid}: downtime {} ms, {} ticks", migration.downtime_ms, ticks(&reader.text).len());
+        assert_eq!(at.ended().await, Some(0));
+        at = to;
+    }
+    let ticks = ticks(&reader.text);
+    let want: Vec<u64> = (0..ticks.len() as u64).collect();
+    assert_eq!(ticks, want);
+    at.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the launcher image's QEMU: run by scripts/migration-test.sh"]
+async fn cancelled_or_without_its_target_it_stays() {
+    let mut at = Launcher::start("c0").await;
+    at.boot().await;
+    let mut reader = Reader::default();
+    reader.read_until(&at, |text| text.contains("tick 3 ")).await;
+    // Slow enough to be caught in pre-copy.
+    let slow = MigrationOptions { bandwidth_bytes_per_second: 1 << 20, ..MigrationOptions::default() };
+    for (uid, kill) in [("cancel", false), ("kill", true)] {
+        let mut to = Launcher::start(uid).await;
+        at.begin(&mut to, uid, slow).await;
+        at.until(|state| state.migration.as_ref().is_some_and(|m| m.memory_transferred_bytes > 0)).await;
+        let want = if kill {
+            to.kill_qemu().await;
+            MigrationPhase::Failed
+        } else {
+            at.cancel(uid).await;
+            MigrationPhase::Cancelled
+        };
+        let state = at.until(|state| state.migration.as_ref().is_some_and(|m| m.phase() == want)).await;
+        assert_eq!(state.phase(), DomainPhase::Running, "{state:?}");
+        to.until(|state| state.phase() == DomainPhase::Shutoff).await;
+        let next = ticks(&reader.text).len() + 5;
+        reader.read_until(&at, |text| ticks(text).len() > next).await;
+    }
+    let ticks = ticks(&reader.text);
+    assert_eq!(ticks, (0..ticks.len() as u64).collect::<Vec<_>>());
+    at.kill().await;
+}

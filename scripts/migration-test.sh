@@ -1,0 +1,26 @@
+#!/bin/bash
+# migration-test.sh: migrates the tick guest between two virt-launchers with the launcher image's QEMU.
+# Needs the launcher's root and the tick guest, which `make images` builds.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+cache=/root/.cache/kubevirt-rs
+root=$(ls -dt "$cache"/launcher.root-*/root.tar 2>/dev/null | head -1)
+guest=$(ls -dt "$cache"/tick.guest-*/boot 2>/dev/null | head -1)
+[[ -n $root && -n $guest ]] || fail "the launcher's root or the tick guest isn't built: run make images"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/root"
+tar -C "$work/root" -xf "$root"
+cat >"$work/qemu" <<EOF
+#!/bin/sh
+export QEMU_MODULE_DIR=$work/root/usr/lib/x86_64-linux-gnu/qemu
+exec $work/root/usr/lib64/ld-linux-x86-64.so.2 \\
+  --library-path $work/root/usr/lib/x86_64-linux-gnu:$work/root/usr/lib $work/root/usr/bin/qemu-system-x86_64 \\
+  -L $work/root/usr/share/qemu -L $work/root/usr/share/seabios -L $work/root/usr/lib/ipxe/qemu "\$@"
+EOF
+chmod +x "$work/qemu"
+cd "$REPO"
+KUBEVIRT_TEST_QEMU=$work/qemu KUBEVIRT_TEST_GUEST=$guest \
+  cargo test -q -p virt-launcher --test migration -- --ignored --test-threads 1 --nocapture
