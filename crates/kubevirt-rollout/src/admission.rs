@@ -323,6 +323,8 @@ mod tests {
                     "{at}.server.renewBefore: Invalid value: \"2h0m0s\": Cert RenewBefore cannot exceed Duration (1h0m0s)"
                 )],
             ),
+            (cert("server", json!({"duration": "2h", "renewBefore": "2h"})), vec![]),
+            (cert("ca", json!({"duration": "24h"})), vec![]),
             (
                 cert("ca", json!({"duration": "1h"})),
                 vec![format!(

@@ -77,6 +77,7 @@ mod tests {
             (json!({"a": false}), json!({"a": true}), false),
             (json!({"a": {"b": {}}}), json!({}), true),
             (json!({"a": 1.0}), json!({"a": 1}), true),
+            (json!({"a": 1}), json!({"a": 2}), false),
             (json!({"cpu": "1000m"}), json!({"cpu": "1"}), true),
             (json!({"cpu": "10m"}), json!({"cpu": "20m"}), false),
             (json!({"v": "v1"}), json!({"v": "v2"}), false),

@@ -47,6 +47,8 @@ mod tests {
             ("168h", Some(604_800)),
             ("90m", Some(5_400)),
             ("1h30m5s", Some(5_405)),
+            ("1s500ms", Some(1)),
+            ("2500ms", Some(2)),
             ("", None),
             ("0s", None),
             ("5", None),

@@ -241,6 +241,14 @@ mod tests {
     }
 
     #[test]
+    fn virt_api_answers_every_webhook_but_the_operators_own() {
+        let of = |kind: &str, name: &str| class(&ObjectKey::cluster("x/v1", kind, name));
+        assert_eq!(of("ValidatingWebhookConfiguration", OPERATOR_VALIDATOR), Class::Base);
+        assert_eq!(of("ValidatingWebhookConfiguration", "virt-api-validator"), Class::ApiWebhook);
+        assert_eq!(of("MutatingWebhookConfiguration", OPERATOR_VALIDATOR), Class::ApiWebhook);
+    }
+
+    #[test]
     fn every_order_names_a_stage_once() {
         for order in [INSTALL, UPDATE, ROLLBACK, STEADY, UNINSTALL] {
             for (index, stage) in order.iter().enumerate() {

@@ -104,3 +104,18 @@ pub fn direction(direction: Direction) -> &'static str {
         Direction::Uninstall => "Uninstall",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_nodes_than_a_line_takes_are_counted() {
+        let names = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        let told: Vec<String> = (1..=5).map(|count| nodes(&names[..count])).collect();
+        assert_eq!(
+            told,
+            ["node a", "nodes a, b", "nodes a, b, c", "nodes a, b, c and 1 more", "nodes a, b, c and 2 more"]
+        );
+    }
+}
