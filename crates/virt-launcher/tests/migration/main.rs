@@ -3,6 +3,8 @@
 //! Needs `KUBEVIRT_TEST_QEMU` (a program that runs the launcher image's QEMU) and
 //! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/migration-test.sh` sets both.
 
+#![allow(clippy::unwrap_used)]
+
 mod launcher;
 
 use handler_launcher_com::launcher::{DomainPhase, MigrationOptions, MigrationPhase};
