@@ -11,8 +11,8 @@ source "$(dirname "$0")/lib.sh"
 components=(virt-operator virt-api virt-controller virt-handler virt-launcher)
 KIND=${KIND:-kind}
 registry=${IMAGE_REGISTRY:-kubevirt}
-launcher_root=$CACHE/launcher.root-$(key_of "$DEBIAN_SUITE" scripts/{launcher-root,minimal-root}.sh)
-guest=$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/init)
+launcher_root=$(launcher_root)
+guest=$(tick_guest)
 
 build_binaries() {
   [[ -z ${BINARIES:-} ]] || return 0

@@ -76,6 +76,10 @@ key_of() {
   done | sha256sum | cut -c1-12
 }
 
+# Where the launcher image's root and the tick guest are, once scripts/images.sh has made them.
+launcher_root() { echo "$CACHE/launcher.root-$(key_of "$DEBIAN_SUITE" scripts/{launcher-root,minimal-root}.sh)"; }
+tick_guest() { echo "$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/init)"; }
+
 # cached PATH COMMAND...: runs the command with the path of a new empty directory as its last argument,
 # and puts that at PATH when it succeeded, unless it is there from an earlier run.
 # Directories beside it with the same name up to the last dash are of older pins, and go.

@@ -5,10 +5,9 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-cache=/root/.cache/kubevirt-rs
-root=$(ls -dt "$cache"/launcher.root-*/root.tar 2>/dev/null | head -1)
-guest=$(ls -dt "$cache"/tick.guest-*/boot 2>/dev/null | head -1)
-[[ -n $root && -n $guest ]] || fail "the launcher's root or the tick guest isn't built: run make images"
+root=$(launcher_root)/root.tar
+guest=$(tick_guest)/boot
+[[ -e $root && -d $guest ]] || fail "the launcher's root or the tick guest isn't there: make images"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/root"

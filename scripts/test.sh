@@ -52,5 +52,6 @@ wait "$cluster" || {
 }
 trap - EXIT
 step images scripts/images.sh
+step migration scripts/migration-test.sh
 say "end to end"
 scripts/e2e.sh test
