@@ -146,3 +146,46 @@ fn run(context: &Context<'_>, stage: Stage) -> Outcome {
         | Stage::Settled => Outcome::over(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{at, node, observed, pod};
+
+    /// Which way to v0.18.0, from pods of these components and releases, each on a node of its own.
+    fn direction(pods: &[(Component, &str)], lost: Option<&str>) -> Direction {
+        let mut observed = observed();
+        for (component, release) in pods {
+            let mut pod = pod(component.name(), release, release);
+            pod.release = Some(release.parse().unwrap());
+            observed.pods.push(pod);
+            let mut node = node(release);
+            node.not_ready_since = (lost == Some(release)).then(|| at(-60));
+            observed.nodes.push(node);
+        }
+        plan(&observed, &Policy::default(), at(0)).direction
+    }
+
+    #[test]
+    fn where_newer_and_older_releases_live_virt_api_says_which_way() {
+        use Component::{Api, Controller, Handler};
+        let (old, wanted, new) = ("v0.17.0", "v0.18.0", "v0.19.0");
+        let table: &[(&[(Component, &str)], Direction)] = &[
+            (&[], Direction::Install),
+            (&[(Api, old)], Direction::Update),
+            (&[(Api, new)], Direction::Rollback),
+            (&[(Controller, new), (Handler, old)], Direction::Update),
+            (&[(Handler, new), (Api, old)], Direction::Update),
+            (&[(Handler, new), (Controller, old), (Api, wanted)], Direction::Update),
+            (&[(Controller, new), (Handler, old), (Api, old)], Direction::Update),
+            (&[(Handler, old), (Api, new)], Direction::Rollback),
+            (&[(Api, old), (Api, new)], Direction::Rollback),
+        ];
+        for (pods, expected) in table {
+            assert_eq!(direction(pods, None), *expected, "{pods:?}");
+        }
+        let both: &[(Component, &str)] = &[(Handler, new), (Controller, old)];
+        assert_eq!(direction(both, Some(old)), Direction::Rollback, "a lost node decides nothing");
+        assert_eq!(direction(both, Some(new)), Direction::Update);
+    }
+}

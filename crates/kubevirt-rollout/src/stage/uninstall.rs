@@ -150,3 +150,117 @@ fn finalizer(view: View<'_>) -> Outcome {
     };
     Outcome { steps: vec![step], ..Outcome::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use kubevirt_types::labels::{MANAGED_BY, MANAGED_BY_OPERATOR};
+    use serde_json::json;
+
+    use super::*;
+    use crate::context::Nodes;
+    use crate::fixture::{at, node, observed};
+    use crate::observed::{Instances, Observed, StrategyJob, StrategyJobState};
+    use crate::policy::Policy;
+
+    /// What a stage comes to: its steps in words, and how much it waits for.
+    fn done(observed: &Observed, stage: Stage) -> (Vec<String>, usize) {
+        let (policy, nodes) = (Policy::default(), Nodes::of(observed));
+        let kubevirt = observed.kubevirt.as_ref().unwrap();
+        let outcome = run(View { observed, kubevirt, policy: &policy, now: at(0), nodes: &nodes }, stage);
+        (outcome.steps.iter().map(ToString::to_string).collect(), outcome.waiting_on.len())
+    }
+
+    fn live(observed: &mut Observed, kind: &str, name: &str, change: fn(&mut Value)) {
+        let api_version = if kind == "Deployment" { "apps/v1" } else { "v1" };
+        let mut body = json!({
+            "apiVersion": api_version, "kind": kind,
+            "metadata": {"name": name, "uid": "u", "resourceVersion": "1", "labels": {MANAGED_BY: MANAGED_BY_OPERATOR}},
+        });
+        change(&mut body);
+        observed.objects.insert(ObjectKey::of(&body).unwrap(), body);
+    }
+
+    #[test]
+    fn certificates_are_kept_while_a_workload_serves() {
+        let kept = |kind: &str, name: &str, change: fn(&mut Value)| {
+            let mut observed = observed();
+            live(&mut observed, kind, name, change);
+            !done(&observed, Stage::Certificates).0.is_empty()
+        };
+        assert!(kept("Deployment", "virt-api", |_| {}));
+        assert!(!kept("Deployment", "another", |_| {}));
+        assert!(!kept("Service", "virt-api", |_| {}));
+        assert!(!kept("Deployment", "virt-api", |body| body["metadata"]["labels"] = json!({})));
+        let going: fn(&mut Value) = |body| body["metadata"]["deletionTimestamp"] = json!(at(0));
+        assert!(!kept("Deployment", "virt-api", going));
+    }
+
+    #[test]
+    fn instances_are_deleted_once_and_waited_for() {
+        let seen = |count: usize, deleting: usize, change: fn(&mut Value)| {
+            let mut observed = observed();
+            live(&mut observed, "CustomResourceDefinition", "vms.kubevirt.io", |body| {
+                let versions = json!([{"name": "v0", "served": false}, {"name": "v1", "served": true}]);
+                body["spec"] = json!({"names": {"kind": "VM", "plural": "vms"}, "versions": versions});
+            });
+            observed.objects.values_mut().for_each(change);
+            observed.instances.insert("vms".into(), Instances { count, deleting, some: vec![] });
+            done(&observed, Stage::Instances)
+        };
+        let every = || vec!["delete every VM".to_owned()];
+        assert_eq!(seen(0, 0, |_| {}), (vec![], 0));
+        assert_eq!(seen(2, 0, |_| {}), (every(), 1));
+        assert_eq!(seen(2, 1, |_| {}), (every(), 1));
+        assert_eq!(seen(2, 2, |_| {}), (vec![], 1), "all are going");
+        let going: fn(&mut Value) = |body| body["metadata"]["deletionTimestamp"] = json!(at(0));
+        assert_eq!(seen(2, 0, going), (vec![], 1), "they go with their kind");
+        assert_eq!(seen(2, 0, |body| body["metadata"]["labels"] = json!({})), (vec![], 0), "not ours");
+        let kubevirts: fn(&mut Value) = |body| body["spec"]["versions"] = json!([]);
+        assert_eq!(seen(2, 0, kubevirts), (vec![], 1), "no version is served");
+    }
+
+    #[test]
+    fn the_bundle_goes_last_of_the_objects_and_a_job_once() {
+        let mut observed = observed();
+        live(&mut observed, "ConfigMap", "another", |_| {});
+        live(&mut observed, "ConfigMap", CONFIGMAP_CA, |body| body["metadata"]["labels"] = json!({}));
+        live(&mut observed, "Service", CONFIGMAP_CA, |_| {});
+        live(&mut observed, "Service", "not-ours", |body| body["metadata"]["labels"] = json!({}));
+        live(&mut observed, "CustomResourceDefinition", "kubevirts.kubevirt.io", |_| {});
+        live(&mut observed, "CustomResourceDefinition", "vms.kubevirt.io", |_| {});
+        let job = |name: &str, deleting: bool| StrategyJob {
+            handle: Handle {
+                key: ObjectKey::namespaced("batch/v1", "Job", "kubevirt", name),
+                uid: "u".into(),
+                resource_version: "1".into(),
+            },
+            deployment_id: "d".into(),
+            image: "i".into(),
+            state: StrategyJobState::Running,
+            deleting,
+        };
+        observed.strategy_jobs = vec![job("stays", false), job("goes", true)];
+        let (steps, waits) = done(&observed, Stage::DeleteRest);
+        assert_eq!(waits, 0);
+        assert_eq!(
+            steps,
+            [
+                "delete ConfigMap another",
+                "delete CustomResourceDefinition vms.kubevirt.io",
+                "delete Service kubevirt-ca",
+                "delete ConfigMap kubevirt-ca",
+                "delete Job kubevirt/stays",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_nodes_with_something_of_ours_are_cleaned() {
+        let mut observed = observed();
+        observed.nodes = ["plain", "label", "annotation"].map(node).into();
+        observed.nodes[1].our_labels = vec!["kubevirt.io/schedulable".into()];
+        observed.nodes[2].our_annotations = vec!["kubevirt.io/heartbeat".into()];
+        let cleaned = ["label", "annotation"].map(|name| format!("remove labels of node {name}"));
+        assert_eq!(done(&observed, Stage::Nodes), (cleaned.into(), 0));
+    }
+}
