@@ -6,7 +6,7 @@ CACHE := $(or $(KUBEVIRT_RS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubevi
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help claim cluster cluster-down images manifests build check unit bench e2e test demo clean
+.PHONY: help claim cluster cluster-down images manifests build check unit bench mutants e2e test demo clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ unit: claim ## all tests that need no cluster
 
 bench: claim ## what one plan costs: 5,000 nodes, 50,000 VMIs, every stage of an update
 	@cargo bench --quiet -p kubevirt-rollout --bench plan
+
+mutants: ## what the planner's tests don't notice, for hours; a part: make mutants SHARD=3/40 (docs/mutants.md)
+	@ulimit -v 6000000; CARGO_TARGET_DIR=$(CACHE)/mutants-target CARGO_PROFILE_DEV_DEBUG=false CARGO_PROFILE_DEV_OPT_LEVEL=1 \
+	  INSTA_UPDATE=no nice -n 19 cargo mutants --output $(CACHE) -j 1 $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 e2e: ## one end-to-end suite: make e2e SUITE=name
 	@scripts/e2e.sh suite $(or $(SUITE),$(error name a suite: make e2e SUITE=name))
