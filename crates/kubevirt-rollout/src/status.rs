@@ -267,3 +267,162 @@ fn version_gate(observed: &Observed, status: &KubeVirtStatus) -> Option<gate::Ga
         .collect();
     Some(gate::status(releases.last()?, &gate::floor(&observed.reporters)))
 }
+
+#[cfg(test)]
+mod tests {
+    use kubevirt_manifests::InstallConfig;
+    use kubevirt_types::ObjectKey;
+    use kubevirt_types::kubevirt::FailedUpdate;
+    use kubevirt_types::labels::{MANAGED_BY, MANAGED_BY_OPERATOR};
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{at, observed, pod};
+    use crate::observed::Pod;
+
+    fn an_update(stage: Stage) -> Plan {
+        Plan {
+            direction: Direction::Update,
+            stage,
+            steps: vec![],
+            waiting_on: vec![],
+            target: Some(InstallConfig::of(Release::V0_18_0)),
+            failed: None,
+        }
+    }
+
+    fn record_of(from: &str, to: &str, started: i64, completed: Option<i64>) -> UpdateRecord {
+        UpdateRecord {
+            from: Some(from.to_owned()),
+            to: to.to_owned(),
+            started: at(started),
+            completed: completed.map(at),
+            failed: None,
+        }
+    }
+
+    /// v0.17.0 runs, and this has been.
+    fn world(history: Vec<UpdateRecord>) -> Observed {
+        let mut observed = observed();
+        observed.kubevirt.as_mut().unwrap().status = Some(KubeVirtStatus {
+            observed_kube_virt_version: Some("v0.17.0".into()),
+            observed_deployment_id: Some(InstallConfig::of(Release::V0_17_0).id()),
+            history,
+            ..KubeVirtStatus::default()
+        });
+        observed
+    }
+
+    fn history(before: Vec<UpdateRecord>, plan: &Plan) -> Vec<UpdateRecord> {
+        status(&world(before), plan, at(100)).history
+    }
+
+    #[test]
+    fn a_record_begins_with_the_first_plan_for_a_target_and_ends_with_its_arrival() {
+        let begun = || record_of("v0.17.0", "v0.18.0", 100, None);
+        let (moving, blocked, settled) =
+            (an_update(Stage::Handlers), an_update(Stage::Blocked), an_update(Stage::Settled));
+        assert_eq!(history(vec![], &moving), [begun()]);
+        assert_eq!(history(vec![], &blocked), [], "nothing has begun");
+        let open = |to: &str| vec![record_of("v0.17.0", to, 7, None)];
+        assert_eq!(history(open("v0.18.0"), &moving), open("v0.18.0"));
+        assert_eq!(history(open("v0.18.0"), &blocked), open("v0.18.0"));
+        assert_eq!(history(open("v0.18.0"), &settled), [record_of("v0.17.0", "v0.18.0", 7, Some(100))]);
+
+        assert_eq!(history(open("v0.19.0"), &moving), [record_of("v0.19.0", "v0.18.0", 100, None)]);
+        assert_eq!(history(open("v0.19.0"), &blocked), open("v0.19.0"), "it may go on");
+        assert_eq!(history(open("v0.19.0"), &settled), [], "it was given up before anything moved");
+
+        let over = |n: i64| record_of("v0.16.0", "v0.17.0", n, Some(n));
+        let full: Vec<UpdateRecord> = (0..10).map(over).collect();
+        let mut expected: Vec<UpdateRecord> = (1..10).map(over).collect();
+        expected.push(begun());
+        assert_eq!(history(full, &moving), expected);
+
+        let mut same = an_update(Stage::Handlers);
+        same.target = Some(InstallConfig::of(Release::V0_17_0));
+        assert_eq!(history(vec![], &same), [], "what ran before is put right");
+    }
+
+    #[test]
+    fn a_failure_ends_the_open_record() {
+        let failed = FailedUpdate {
+            deployment_id: "d".into(),
+            version: "v0.18.0".into(),
+            component: "virt-handler".into(),
+            node: None,
+            cause: "it crashes".into(),
+            at: at(50),
+            action: OnFailure::Rollback,
+            retry: None,
+        };
+        let plan = Plan { failed: Some(failed), ..an_update(Stage::Handlers) };
+        let ended = UpdateRecord {
+            failed: Some("it crashes".into()),
+            ..record_of("v0.17.0", "v0.18.0", 7, Some(50))
+        };
+        let open = record_of("v0.17.0", "v0.18.0", 7, None);
+        assert_eq!(history(vec![open], &plan), [ended.clone()]);
+        assert_eq!(history(vec![ended.clone()], &plan), [ended], "it ended then");
+    }
+
+    #[test]
+    fn it_is_available_while_a_pod_of_each_deployment_serves() {
+        let available = |pods: &[(&str, bool)]| {
+            let mut world = world(vec![]);
+            world.pods = pods
+                .iter()
+                .map(|(component, ready)| Pod {
+                    ready_since: ready.then(|| at(0)),
+                    ..pod(component, component, "n")
+                })
+                .collect();
+            let status = status(&world, &an_update(Stage::Settled), at(100));
+            let condition = status.conditions.into_iter().find(|one| one.type_ == AVAILABLE).unwrap();
+            condition.message.unwrap_or_default()
+        };
+        let (api, controller) = (("virt-api", true), ("virt-controller", true));
+        assert_eq!(available(&[api, controller]), "All components are ready.");
+        assert_eq!(available(&[api]), "No pod of virt-controller is ready.");
+        assert_eq!(available(&[api, ("virt-controller", false)]), "No pod of virt-controller is ready.");
+        assert_eq!(available(&[controller, ("virt-handler", true)]), "No pod of virt-api is ready.");
+    }
+
+    #[test]
+    fn generations_are_those_of_our_own_objects() {
+        let mut world = world(vec![]);
+        let mut object = |kind: &str, name: &str, by: &str| {
+            let body = json!({"metadata": {
+                "generation": 3, "labels": {MANAGED_BY: by}, "annotations": {"kubevirt.io/manifest-hash": "h"},
+            }});
+            world.objects.insert(ObjectKey::namespaced("x/v1", kind, "kubevirt", name), body);
+        };
+        object("Deployment", "ours", MANAGED_BY_OPERATOR);
+        object("Deployment", "theirs", "helm");
+        object("Service", "ours", MANAGED_BY_OPERATOR);
+        let expected = GenerationStatus {
+            group: "apps".into(),
+            resource: "deployments".into(),
+            namespace: Some("kubevirt".into()),
+            name: "ours".into(),
+            last_generation: 3,
+            hash: Some("h".into()),
+        };
+        assert_eq!(status(&world, &an_update(Stage::Handlers), at(100)).generations, [expected]);
+    }
+
+    #[test]
+    fn a_kubevirt_object_that_is_not_carried_out_says_why() {
+        let kubevirt = observed().kubevirt.unwrap();
+        let said = |active: Option<&KubeVirt>| {
+            let status = refused_duplicate(&kubevirt, active, "kubevirt", at(100));
+            let [condition] = status.conditions.as_slice() else { panic!("{:?}", status.conditions) };
+            (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default())
+        };
+        let another = ("ExistingDeployment".to_owned(), "There is an active KubeVirt deployment".to_owned());
+        assert_eq!(said(Some(&kubevirt)), another);
+        let (reason, message) = said(None);
+        assert_eq!(reason, "WrongNamespace");
+        assert!(message.starts_with("virt-operator runs in namespace kubevirt: "), "{message}");
+    }
+}
