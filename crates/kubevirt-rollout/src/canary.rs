@@ -126,19 +126,14 @@ impl Strategy {
     /// whose old pod is being deleted doesn't count as a surge.
     pub fn write(self, body: &mut Value, context: &Context<'_>) {
         let (view, progress) = (context.view, context.progress(Component::Handler));
-        let (surge, seconds) = match self {
-            Self::One => (1, view.soak().as_secs()),
-            Self::Spread => (view.policy.spread(progress.wanted), 0),
-            Self::Frozen => {
-                body["spec"]["minReadySeconds"] = json!(view.soak().as_secs());
-                body["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
-                return;
-            }
+        let rolling = |surge: usize| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge}});
+        let soak = view.soak().as_secs();
+        let (seconds, strategy) = match self {
+            Self::One => (soak, rolling(1)),
+            Self::Spread => (0, rolling(view.policy.spread(progress.wanted))),
+            Self::Frozen => (soak, json!({"type": "OnDelete"})),
         };
         body["spec"]["minReadySeconds"] = json!(seconds);
-        body["spec"]["updateStrategy"] = json!({
-            "type": "RollingUpdate",
-            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge},
-        });
+        body["spec"]["updateStrategy"] = strategy;
     }
 }

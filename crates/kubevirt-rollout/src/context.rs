@@ -363,7 +363,6 @@ pub(crate) fn deletion(key: &ObjectKey, live: &Value) -> Step {
         key: key.clone(),
         uid: metadata(live, "uid").to_owned(),
         resource_version: metadata(live, "resourceVersion").to_owned(),
-        propagation: crate::step::Propagation::Background,
     }
 }
 

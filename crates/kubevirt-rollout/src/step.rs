@@ -40,8 +40,6 @@ pub enum Step {
         uid: String,
         /// Its resourceVersion.
         resource_version: String,
-        /// What happens to its dependents.
-        propagation: Propagation,
     },
     /// Delete every object of one of our kinds, in all namespaces (uninstall).
     DeleteInstances {
@@ -137,15 +135,6 @@ pub enum Step {
         /// The annotations.
         annotations: Vec<String>,
     },
-}
-
-/// What happens to the dependents of a deleted object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
-    /// They go after it.
-    Background,
-    /// They go before it.
-    Foreground,
 }
 
 /// What a certificate may be used for.

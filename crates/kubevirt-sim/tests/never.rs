@@ -7,7 +7,6 @@ mod support;
 
 use kubevirt_manifests::{Manifest, ManifestSet};
 use kubevirt_rollout::invariants::Invariant;
-use kubevirt_rollout::step::Propagation;
 use kubevirt_rollout::{Direction, Observed, Plan, Policy, Precondition, Stage, Step, check, plan_with};
 use kubevirt_sim::{Cluster, Operator};
 use kubevirt_types::{ObjectKey, Release};
@@ -55,7 +54,7 @@ fn delete(observed: &Observed, key: &ObjectKey) -> Step {
     let Precondition::Unchanged { uid, resource_version } = seen(observed, key) else {
         panic!("{key} lives")
     };
-    Step::Delete { key: key.clone(), uid, resource_version, propagation: Propagation::Background }
+    Step::Delete { key: key.clone(), uid, resource_version }
 }
 
 /// Which invariants a plan with this one step breaks.
@@ -101,12 +100,7 @@ fn i5_a_launcher_pod_or_a_vm() {
     let (cluster, observed, plan) = in_stage(Stage::Handlers);
     let pod = ObjectKey::namespaced("v1", "Pod", "default", "virt-launcher-a-xyz");
     let steps = [
-        Step::Delete {
-            key: pod,
-            uid: "u".into(),
-            resource_version: "1".into(),
-            propagation: Propagation::Background,
-        },
+        Step::Delete { key: pod, uid: "u".into(), resource_version: "1".into() },
         Step::DeleteInstances {
             kind: "VirtualMachine".into(),
             plural: "virtualmachines".into(),

@@ -8,7 +8,6 @@ mod support;
 
 use jiff::{SignedDuration, Timestamp};
 use kubevirt_manifests::{Manifest, ManifestSet};
-use kubevirt_rollout::step::Propagation;
 use kubevirt_rollout::{
     Direction, Make, Observed, Plan, Policy, Precondition, Stage, Step, WaitingOn, plan_with,
 };
@@ -257,7 +256,7 @@ fn deletes_early(observed: &Observed, policy: &Policy, now: Timestamp, make: Mak
     let plan = plan_with(observed, policy, now, make);
     with(observed, plan, Stage::Controllers, |_| {
         let (uid, resource_version) = seen(observed, &service())?;
-        Some(Step::Delete { key: service(), uid, resource_version, propagation: Propagation::Background })
+        Some(Step::Delete { key: service(), uid, resource_version })
     })
 }
 

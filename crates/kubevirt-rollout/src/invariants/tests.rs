@@ -12,7 +12,6 @@ use crate::fixture::{at, node, observed, pod};
 use crate::observed::{Handle, StoredStrategy};
 use crate::stage::guard::GUARD;
 use crate::stages::Stage;
-use crate::step::Propagation;
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
@@ -49,7 +48,7 @@ fn apply(body: Value) -> Step {
 }
 
 fn delete(key: ObjectKey) -> Step {
-    Step::Delete { key, uid: "u".into(), resource_version: "7".into(), propagation: Propagation::Background }
+    Step::Delete { key, uid: "u".into(), resource_version: "7".into() }
 }
 
 /// A component's workload, whose pods are of a release; its template's hash is `new`.
@@ -399,7 +398,7 @@ fn i12_a_write_names_what_was_seen() {
             "apply" => {
                 Step::Apply { manifest, precondition: Precondition::Unchanged { uid, resource_version } }
             }
-            "delete" => Step::Delete { key, uid, resource_version, propagation: Propagation::Background },
+            "delete" => Step::Delete { key, uid, resource_version },
             _ => Step::MigrateStorage {
                 crd: key,
                 kind: "K".into(),

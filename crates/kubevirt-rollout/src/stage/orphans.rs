@@ -6,7 +6,7 @@ use kubevirt_types::{GROUP, Kind, ObjectKey};
 use crate::context::{Context, Handover, Outcome, is_managed};
 use crate::order::{Class, class};
 use crate::plan::Direction;
-use crate::step::{Propagation, Step};
+use crate::step::Step;
 use crate::waiting::WaitingOn;
 
 pub(crate) fn delete(context: &Context<'_>) -> Outcome {
@@ -69,7 +69,6 @@ fn old_strategies(context: &Context<'_>, outcome: &mut Outcome) {
                 key: stored.handle.key.clone(),
                 uid: stored.handle.uid.clone(),
                 resource_version: stored.handle.resource_version.clone(),
-                propagation: Propagation::Background,
             });
         }
     }

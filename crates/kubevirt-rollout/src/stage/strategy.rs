@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::context::{Outcome, View};
 use crate::observed::{StrategyJob, StrategyJobState};
-use crate::step::{Propagation, Step};
+use crate::step::Step;
 use crate::trouble::said;
 use crate::waiting::WaitingOn;
 
@@ -113,7 +113,6 @@ fn delete_job(job: &StrategyJob) -> Step {
         key: job.handle.key.clone(),
         uid: job.handle.uid.clone(),
         resource_version: job.handle.resource_version.clone(),
-        propagation: Propagation::Background,
     }
 }
 

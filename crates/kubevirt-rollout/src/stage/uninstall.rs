@@ -10,7 +10,7 @@ use crate::order::{Class, class};
 use crate::plan::Stage;
 use crate::stage::certificates;
 use crate::stage::crds::{version_name, versions};
-use crate::step::{Propagation, Step};
+use crate::step::Step;
 use crate::waiting::WaitingOn;
 
 /// One stage of the uninstall.
@@ -116,7 +116,6 @@ fn delete_handle(handle: &Handle) -> Step {
         key: handle.key.clone(),
         uid: handle.uid.clone(),
         resource_version: handle.resource_version.clone(),
-        propagation: Propagation::Background,
     }
 }
 

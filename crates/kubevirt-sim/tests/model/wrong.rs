@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use kubevirt_manifests::Manifest;
-use kubevirt_rollout::step::Propagation;
 use kubevirt_rollout::{Direction, Make, Observed, Plan, Policy, Precondition, Stage, Step, plan_with};
 use kubevirt_types::{ObjectKey, labels};
 use serde_json::{Value, json};
@@ -85,7 +84,7 @@ pub fn orphans_early(observed: &Observed, policy: &Policy, now: Timestamp, make:
             .filter(|(key, _)| key.kind == "Service" && target.get(key).is_none())
             .map(|(key, live)| {
                 let (uid, resource_version) = seen(live);
-                Step::Delete { key: key.clone(), uid, resource_version, propagation: Propagation::Background }
+                Step::Delete { key: key.clone(), uid, resource_version }
             });
         plan.steps.extend(orphans);
     }

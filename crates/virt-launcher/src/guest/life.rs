@@ -84,9 +84,14 @@ async fn try_live(
             return Ok(());
         }
     };
-    match connected {
+    let begun = match connected {
         Ok((qmp, events)) => {
-            begin(guest, spec, &qmp, start).await?;
+            begin(guest, spec, &qmp, start).await.map(|()| (qmp, events)).map_err(Into::into)
+        }
+        Err(err) => Err(err),
+    };
+    match begun {
+        Ok((qmp, events)) => {
             attend(guest, process, &qmp, events).await;
             Ok(())
         }

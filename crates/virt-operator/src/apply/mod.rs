@@ -179,9 +179,8 @@ impl Executor {
                 let request = request::overwrite(strategy::config_map(set)).map_err(unsendable)?;
                 self.write(step, request, &Precondition::Absent).await
             }
-            Step::Delete { key, uid, resource_version, propagation } => {
-                let request =
-                    request::delete(key, uid, resource_version, *propagation).map_err(unsendable)?;
+            Step::Delete { key, uid, resource_version } => {
+                let request = request::delete(key, uid, resource_version).map_err(unsendable)?;
                 self.delete(step, key, request).await
             }
             Step::DeleteInstances { plural, version, .. } => {

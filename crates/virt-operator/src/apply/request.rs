@@ -3,7 +3,6 @@
 use http::Request;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kubevirt_observe::kinds::{self, KindRow, NODE};
-use kubevirt_rollout::step::Propagation;
 use kubevirt_rollout::{Precondition, is_subset};
 use kubevirt_types::ObjectKey;
 use serde_json::{Map, Value, json};
@@ -182,18 +181,10 @@ pub fn set_stored_version(
     set_status(key, uid, resource_version, &json!({"storedVersions": [version]}))
 }
 
-/// Deletes an object, if it is the one that was seen, as it was seen.
-pub fn delete(
-    key: &ObjectKey,
-    uid: &str,
-    resource_version: &str,
-    propagation: Propagation,
-) -> Result<Sent, RequestError> {
+/// Deletes an object, if it is the one that was seen, as it was seen. Its dependents go after it.
+pub fn delete(key: &ObjectKey, uid: &str, resource_version: &str) -> Result<Sent, RequestError> {
     let params = DeleteParams {
-        propagation_policy: Some(match propagation {
-            Propagation::Background => PropagationPolicy::Background,
-            Propagation::Foreground => PropagationPolicy::Foreground,
-        }),
+        propagation_policy: Some(PropagationPolicy::Background),
         preconditions: Some(Preconditions {
             uid: Some(uid.to_owned()),
             resource_version: Some(resource_version.to_owned()),
@@ -301,11 +292,11 @@ mod tests {
     #[test]
     fn a_delete_names_the_object_that_was_seen() {
         let key = ObjectKey::cluster("rbac.authorization.k8s.io/v1", "ClusterRole", "kubevirt-old");
-        let (method, uri, body) = told(&delete(&key, "u", "7", Propagation::Foreground).unwrap());
+        let (method, uri, body) = told(&delete(&key, "u", "7").unwrap());
         assert_eq!(method, "DELETE");
         assert_eq!(uri, "/apis/rbac.authorization.k8s.io/v1/clusterroles/kubevirt-old?");
         assert_eq!(body["preconditions"], json!({"uid": "u", "resourceVersion": "7"}));
-        assert_eq!(body["propagationPolicy"], "Foreground");
+        assert_eq!(body["propagationPolicy"], "Background");
     }
 
     #[test]

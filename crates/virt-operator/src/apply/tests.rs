@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use kubevirt_manifests::Manifest;
-use kubevirt_rollout::step::{Propagation, Usage};
+use kubevirt_rollout::step::Usage;
 use serde_json::json;
 
 use super::*;
@@ -61,7 +61,6 @@ fn delete(name: &str) -> Step {
         key: ObjectKey::namespaced("v1", "Service", "kubevirt", name),
         uid: "u".into(),
         resource_version: "1".into(),
-        propagation: Propagation::Background,
     }
 }
 
