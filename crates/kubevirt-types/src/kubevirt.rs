@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::kind::kind;
+use crate::migration::MigrationConfiguration;
 
 kind! {
     /// One KubeVirt installation. Only one may exist in a cluster.
@@ -178,6 +179,9 @@ pub struct KubeVirtConfiguration {
     /// QEMU machine type of VMs that name none: q35 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_type: Option<String>,
+    /// Limits of live migrations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrations: Option<MigrationConfiguration>,
 }
 
 /// Switches that are not for production.

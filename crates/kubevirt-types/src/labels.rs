@@ -41,6 +41,18 @@ pub const UNABLE_NODES: &str = "kubevirt.io/unable-nodes";
 pub const RETRY_UPDATE: &str = "kubevirt.io/retry-update";
 /// Label on VMIs: the node that runs it. Also the selector of virt-handler's watch.
 pub const NODE_NAME: &str = "kubevirt.io/nodeName";
+/// Label on VMIs: the node that a migration takes it to. virt-handler watches by it too.
+pub const MIGRATION_TARGET_NODE: &str = "kubevirt.io/migrationTargetNodeName";
+/// Label on launcher pods that a migration made: its uid.
+pub const MIGRATION_UID: &str = "kubevirt.io/migrationJobUID";
+/// Annotation on launcher pods that a migration made: its name.
+pub const MIGRATION_NAME: &str = "kubevirt.io/migrationJobName";
+/// Label on migrations: the name of the VMI.
+pub const MIGRATION_VMI: &str = "kubevirt.io/vmi-name";
+/// Annotation on migrations that a drain has asked for: the node that is being drained.
+pub const EVACUATION_MIGRATION: &str = "kubevirt.io/evacuationMigration";
+/// Finalizer of migrations: a migration that is deleted is aborted first.
+pub const FINALIZER_MIGRATION: &str = "kubevirt.io/migrationJobFinalize";
 /// Label on launcher pods: the uid of their VMI.
 pub const CREATED_BY: &str = "kubevirt.io/created-by";
 /// Annotation on launcher pods: the name of their VMI.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::feature::{self, FEATURES, What};
 use crate::kubevirt::{KubeVirtSpec, KubeVirtStatus};
 use crate::release::Release;
-use crate::{vm, vmi};
+use crate::{migration, vm, vmi};
 
 /// Stands for an object whose fields aren't described here.
 pub struct AnyObject;
@@ -110,8 +110,8 @@ pub fn structural(kind: Kind, release: &Release) -> Value {
             (of::<vmi::VirtualMachineInstanceSpec>(), of::<vmi::VirtualMachineInstanceStatus>())
         }
         Kind::VirtualMachineInstanceMigration => (
-            of::<vmi::VirtualMachineInstanceMigrationSpec>(),
-            of::<vmi::VirtualMachineInstanceMigrationStatus>(),
+            of::<migration::VirtualMachineInstanceMigrationSpec>(),
+            of::<migration::VirtualMachineInstanceMigrationStatus>(),
         ),
         Kind::VirtualMachineInstanceReplicaSet => (
             of::<vm::VirtualMachineInstanceReplicaSetSpec>(),

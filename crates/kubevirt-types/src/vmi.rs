@@ -1,4 +1,4 @@
-//! VirtualMachineInstance and VirtualMachineInstanceMigration: a VM that runs, and one that moves.
+//! VirtualMachineInstance: a VM that runs.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,13 @@ use serde_json::Value;
 
 use crate::condition::Condition;
 use crate::kind::kind;
+use crate::migration::MigrationState;
 use crate::quantity::Quantity;
 
 kind! {
     /// A virtual machine that runs, or is about to. Its spec can't be changed.
     VirtualMachineInstance, "virtualmachineinstances",
     VirtualMachineInstanceSpec, VirtualMachineInstanceStatus
-}
-
-kind! {
-    /// The wish to move a VirtualMachineInstance to another node while it runs.
-    VirtualMachineInstanceMigration, "virtualmachineinstancemigrations",
-    VirtualMachineInstanceMigrationSpec, VirtualMachineInstanceMigrationStatus
 }
 
 /// What is wanted of an instance.
@@ -403,6 +398,9 @@ pub struct VirtualMachineInstanceStatus {
     /// The node that is being drained under it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evacuation_node_name: Option<String>,
+    /// The last migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_state: Option<MigrationState>,
 }
 
 /// When a phase was reached.
@@ -435,25 +433,4 @@ pub struct InterfaceStatus {
     /// Where this is known from, such as `domain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info_source: Option<String>,
-}
-
-/// What is wanted of a migration.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VirtualMachineInstanceMigrationSpec {
-    /// The instance to move, in the same namespace.
-    #[serde(default)]
-    pub vmi_name: String,
-}
-
-/// How far a migration is.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VirtualMachineInstanceMigrationStatus {
-    /// Pending, Scheduling, Scheduled, PreparingTarget, TargetReady, Running, Succeeded or Failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<String>,
-    #[allow(missing_docs)]
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
 }

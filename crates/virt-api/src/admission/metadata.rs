@@ -13,8 +13,8 @@ const RESERVED: [&str; 5] = [
     labels::APP,
     labels::CREATED_BY,
     labels::NODE_NAME,
-    "kubevirt.io/migrationJobUID",
-    "kubevirt.io/migrationTargetNodeName",
+    labels::MIGRATION_UID,
+    labels::MIGRATION_TARGET_NODE,
 ];
 /// A VM's name becomes a label's value of its launcher pod.
 const MAX_NAME: usize = 63;
