@@ -57,7 +57,7 @@ pub const ROLE_NAMES: [&str; 7] = [
 pub fn rbac(config: &InstallConfig) -> Vec<Value> {
     let release = &config.release;
     let mut objects = Vec::new();
-    for access in [api(), controller(release), handler(release)] {
+    for access in [api(release), controller(release), handler(release)] {
         objects.extend(access.objects(&config.namespace));
     }
     objects.push(json!({
@@ -119,24 +119,24 @@ fn own_namespace() -> Vec<Value> {
     ]
 }
 
-fn api() -> Access {
+fn api(release: &Release) -> Access {
     let mut namespace = own_namespace();
     namespace.extend([rule(&[""], &["pods"], READ), rule(&["apps"], &["daemonsets"], READ)]);
-    Access {
-        account: ACCOUNT_API,
-        cluster: vec![
-            rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
-            rule(
-                &[GROUP],
-                &["virtualmachines", "virtualmachineinstances"],
-                &["get", "list", "watch", "patch"],
-            ),
-            rule(&[GROUP], &["virtualmachines/status"], &["patch"]),
-            rule(&[GROUP], &["virtualmachineinstancemigrations", "kubevirts"], READ),
-            rule(&[""], &["nodes"], READ),
-        ],
-        namespace,
+    let mut cluster = vec![
+        rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
+        rule(&[GROUP], &["virtualmachines", "virtualmachineinstances"], &["get", "list", "watch", "patch"]),
+        rule(&[GROUP], &["virtualmachines/status"], &["patch"]),
+        rule(&[GROUP], &["virtualmachineinstancemigrations", "kubevirts"], READ),
+        rule(&[""], &["nodes"], READ),
+    ];
+    if exists(What::VmiSpecField("evictionStrategy"), release) {
+        // Whose launcher is evicted, and the mark that its guest is to be moved.
+        cluster.extend([
+            rule(&[""], &["pods"], &["get"]),
+            rule(&[GROUP], &["virtualmachineinstances/status"], &["patch"]),
+        ]);
     }
+    Access { account: ACCOUNT_API, cluster, namespace }
 }
 
 fn controller(release: &Release) -> Access {

@@ -1,5 +1,6 @@
 //! Admission webhooks and aggregated API services. Their CA bundle is a cluster's fact: left out here.
 
+use kubevirt_types::feature::{What, exists};
 use kubevirt_types::{GROUP, Kind, VERSIONS};
 use serde_json::{Value, json};
 
@@ -57,6 +58,12 @@ const VALIDATING: &[Hook] = &[
         &["CREATE"],
     ),
     (
+        "migration-update-validator.kubevirt.io",
+        "/migration-validate-update",
+        Kind::VirtualMachineInstanceMigration,
+        &["UPDATE"],
+    ),
+    (
         "virtualmachinereplicaset-validator.kubevirt.io",
         "/virtualmachinereplicaset-validate",
         Kind::VirtualMachineInstanceReplicaSet,
@@ -81,8 +88,14 @@ pub fn webhooks(config: &InstallConfig) -> Vec<Value> {
             OPERATOR,
         ),
         configuration(config, "MutatingWebhookConfiguration", API_MUTATOR, VIRT_API, MUTATING),
-        configuration(config, "ValidatingWebhookConfiguration", API_VALIDATOR, VIRT_API, VALIDATING),
     ];
+    let mut validator =
+        configuration(config, "ValidatingWebhookConfiguration", API_VALIDATOR, VIRT_API, VALIDATING);
+    if exists(What::VmiSpecField("evictionStrategy"), &config.release) {
+        let hooks = validator["webhooks"].as_array_mut().expect("made as a list");
+        hooks.push(eviction(config));
+    }
+    objects.push(validator);
     objects.extend(VERSIONS.iter().map(|version| api_service(config, version)));
     objects
 }
@@ -121,6 +134,26 @@ fn webhook(config: &InstallConfig, service: &str, hook: &Hook) -> Value {
         "sideEffects": "None",
         "timeoutSeconds": 10,
     })
+}
+
+/// Evictions of launcher pods only: with virt-api away, nobody else's eviction fails.
+fn eviction(config: &InstallConfig) -> Value {
+    let hook = (
+        "pod-eviction-validator.kubevirt.io",
+        "/pod-eviction-validate",
+        Kind::VirtualMachineInstance,
+        &[][..],
+    );
+    let mut hook = webhook(config, VIRT_API, &hook);
+    hook["rules"] = json!([{
+        "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/eviction"], "operations": ["CREATE"],
+        "scope": "Namespaced",
+    }]);
+    hook["matchConditions"] =
+        json!([{"name": "launcher-pods", "expression": "request.name.startsWith('virt-launcher-')"}]);
+    // It marks the instance that is to be moved.
+    hook["sideEffects"] = json!("NoneOnDryRun");
+    hook
 }
 
 fn api_service(config: &InstallConfig, version: &str) -> Value {

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use json_patch::Patch as JsonPatch;
 use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewStatus};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use kubevirt_types::{VirtualMachine, VirtualMachineInstance};
+use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration};
+use serde_json::json;
 
 use crate::lifecycle::Target;
 
@@ -84,6 +86,37 @@ impl Cluster {
     ) -> Result<Option<VirtualMachineInstance>, ClusterError> {
         let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), namespace);
         bounded("get VirtualMachineInstance", api.get_opt(name)).await
+    }
+
+    /// The migrations of a namespace.
+    pub async fn migrations(
+        &self,
+        namespace: &str,
+    ) -> Result<Vec<VirtualMachineInstanceMigration>, ClusterError> {
+        let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(self.client.clone(), namespace);
+        let listed = bounded("list migrations", api.list(&ListParams::default())).await?;
+        Ok(listed.items)
+    }
+
+    /// A pod; none when there is none.
+    pub async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ClusterError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        bounded("get pod", api.get_opt(name)).await
+    }
+
+    /// Asks for an instance to be moved away from a node, if it is still this instance.
+    pub async fn evacuate(
+        &self,
+        (namespace, name): (&str, &str),
+        uid: &str,
+        node: &str,
+        dry_run: bool,
+    ) -> Result<(), ClusterError> {
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams { dry_run, ..PatchParams::default() };
+        let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": {"evacuationNodeName": node}}));
+        let patched = api.patch_status(name, &params, &patch);
+        bounded("patch status of VirtualMachineInstance", patched).await.map(drop)
     }
 
     /// Patches a VM, its status, or its instance.

@@ -4,8 +4,10 @@
 //! cluster: what a hook needs to know of it is in [`Context`].
 
 pub mod defaults;
+pub mod eviction;
 mod field;
 mod metadata;
+pub mod migration;
 mod release;
 pub mod review;
 mod spec;
@@ -22,7 +24,6 @@ use crate::refusal::Refusal;
 use field::Findings;
 pub use metadata::is_component;
 use review::{Operation, Request, Verdict};
-pub use vmi::MigrationSubject;
 
 /// Our hooks; each is a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,18 +35,20 @@ pub enum Hook {
     VmiValidateCreate,
     VmiValidateUpdate,
     MigrationValidateCreate,
+    MigrationValidateUpdate,
     ReplicaSetValidate,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Hook; 7] = [
+    pub const ALL: [Hook; 8] = [
         Hook::VmMutate,
         Hook::VmiMutate,
         Hook::VmValidate,
         Hook::VmiValidateCreate,
         Hook::VmiValidateUpdate,
         Hook::MigrationValidateCreate,
+        Hook::MigrationValidateUpdate,
         Hook::ReplicaSetValidate,
     ];
 
@@ -58,6 +61,7 @@ impl Hook {
             Hook::VmiValidateCreate => "/virtualmachineinstances-validate-create",
             Hook::VmiValidateUpdate => "/virtualmachineinstances-validate-update",
             Hook::MigrationValidateCreate => "/migration-validate-create",
+            Hook::MigrationValidateUpdate => "/migration-validate-update",
             Hook::ReplicaSetValidate => "/virtualmachinereplicaset-validate",
         }
     }
@@ -69,7 +73,9 @@ impl Hook {
             Hook::VmiMutate | Hook::VmiValidateCreate | Hook::VmiValidateUpdate => {
                 Kind::VirtualMachineInstance
             }
-            Hook::MigrationValidateCreate => Kind::VirtualMachineInstanceMigration,
+            Hook::MigrationValidateCreate | Hook::MigrationValidateUpdate => {
+                Kind::VirtualMachineInstanceMigration
+            }
             Hook::ReplicaSetValidate => Kind::VirtualMachineInstanceReplicaSet,
         }
     }
@@ -86,7 +92,7 @@ pub struct Context<'a> {
     /// Machine type of guests that name none.
     pub machine_type: &'a str,
     /// What is known of the instance that a migration names.
-    pub migration_subject: MigrationSubject,
+    pub migration_subject: migration::Subject,
 }
 
 /// A question about one kind, parsed.
@@ -126,8 +132,11 @@ pub fn decide(
             validated(request, |q, findings| vmi::validate_update(q, context, findings))
         }
         Hook::MigrationValidateCreate => validated(request, |q, findings| {
-            vmi::validate_migration(&q.object, context.migration_subject, context.own, findings);
+            migration::validate_create(&q.object, &context.migration_subject, findings);
         }),
+        Hook::MigrationValidateUpdate => {
+            validated(request, |q, findings| migration::validate_update(q, context.by_component, findings))
+        }
         Hook::ReplicaSetValidate => match new_kind_is_open(hook.kind(), request, context) {
             Ok(()) => validated(request, |q, findings| vm::validate_replica_set(q, context, findings)),
             Err(refusal) => Verdict::Refuse(refusal),

@@ -16,6 +16,12 @@ pub struct Request {
     /// The object's namespace.
     #[serde(default)]
     pub namespace: String,
+    /// The object's name; empty where the API server is to make one.
+    #[serde(default)]
+    pub name: String,
+    /// Whether nothing may change.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Who asks.
     #[serde(default)]
     pub user_info: UserInfo,

@@ -22,7 +22,7 @@ fn ask_as(hook: Hook, user: &str, (object, old): (Value, Value), own: Release, r
         floor: &floor,
         by_component: is_component(user, "kubevirt"),
         machine_type: defaults::MACHINE_TYPE,
-        migration_subject: MigrationSubject::Alive,
+        migration_subject: migration::Subject::Ready,
     };
     decide(hook, &request, &context, &mut |bytes| bytes.fill(7))
 }
@@ -159,10 +159,14 @@ fn a_filled_in_vm_is_valid() {
 fn no_migration_is_admitted_that_could_not_be_carried_out() {
     let migration = |name: &str| json!({"metadata": {"name": "m"}, "spec": {"vmiName": name}});
     let verdict = ask(Hook::MigrationValidateCreate, PLAIN_USER, migration("a"), Value::Null);
-    assert_eq!(
-        refused(verdict),
-        "422 spec.vmiName: Forbidden: v0.17.0 can't migrate a VirtualMachineInstance yet"
-    );
+    assert_eq!(refused(verdict), "admitted");
+    for (user, expected) in [
+        (PLAIN_USER, "422 spec: Forbidden: update of Migration object's spec is restricted"),
+        (CONTROLLER, "admitted"),
+    ] {
+        let verdict = ask(Hook::MigrationValidateUpdate, user, migration("b"), migration("a"));
+        assert_eq!(refused(verdict), expected);
+    }
     let verdict = ask(Hook::MigrationValidateCreate, PLAIN_USER, migration(""), Value::Null);
     assert_eq!(refused(verdict), "422 spec.vmiName: Required value: the instance to move");
 }

@@ -1,6 +1,6 @@
-//! Which instances, and which migrations of them, are admitted.
+//! Which instances are admitted.
 
-use kubevirt_types::{Kind, Release, VirtualMachineInstance, VirtualMachineInstanceMigration};
+use kubevirt_types::{Kind, VirtualMachineInstance};
 
 use super::field::{Findings, Path};
 use super::{Context, Question, metadata, release, spec};
@@ -41,37 +41,4 @@ pub fn validate_update(
     let old = old.as_ref().and_then(|old| old.metadata.labels.as_ref());
     let at = Path::root("metadata").field("labels");
     metadata::validate_labels(object.metadata.labels.as_ref(), old, &at, findings);
-}
-
-/// What is known of the instance that a migration names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MigrationSubject {
-    /// There is none of this name.
-    Missing,
-    /// It has ended.
-    Final,
-    /// It is there.
-    Alive,
-}
-
-/// Checks a migration at its creation. This release carries none out, so none is admitted; one
-/// that is admitted and never moves would be worse.
-pub fn validate_migration(
-    migration: &VirtualMachineInstanceMigration,
-    subject: MigrationSubject,
-    own: &Release,
-    findings: &mut Findings,
-) {
-    let at = Path::root("spec").field("vmiName");
-    let name = migration.spec.vmi_name.as_str();
-    match subject {
-        _ if name.is_empty() => findings.required(&at, "the instance to move"),
-        MigrationSubject::Missing => {
-            findings.not_found(&at, name, "no VirtualMachineInstance of this name in the namespace");
-        }
-        MigrationSubject::Final => findings.invalid(&at, name, "Cannot migrate VMI in finalized state."),
-        MigrationSubject::Alive => {
-            findings.forbidden(&at, format!("{own} can't migrate a VirtualMachineInstance yet"));
-        }
-    }
 }

@@ -3,14 +3,15 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use kubevirt_types::VmiPhase;
+use kubevirt_types::VirtualMachineInstance;
 use rustls::crypto::CryptoProvider;
 use serde_json::Value;
 
 use super::Shared;
 use crate::admission::review::{self, Request, Verdict};
-use crate::admission::{Context, Hook, MigrationSubject, decide, is_component};
+use crate::admission::{Context, Hook, decide, eviction, is_component, migration};
 use crate::app::App;
+use crate::cluster::ClusterError;
 use crate::refusal::Refusal;
 
 /// Answers a review.
@@ -35,7 +36,8 @@ async fn verdict(app: &App, hook: Hook, request: &Request) -> Result<Verdict, Re
         | Hook::VmValidate
         | Hook::VmiValidateCreate
         | Hook::VmiValidateUpdate
-        | Hook::ReplicaSetValidate => MigrationSubject::Missing,
+        | Hook::MigrationValidateUpdate
+        | Hook::ReplicaSetValidate => migration::Subject::Missing,
     };
     let context = Context {
         own: &app.own,
@@ -47,19 +49,50 @@ async fn verdict(app: &App, hook: Hook, request: &Request) -> Result<Verdict, Re
     Ok(decide(hook, request, &context, &mut draw))
 }
 
-async fn migration_subject(app: &App, request: &Request) -> Result<MigrationSubject, Refusal> {
+async fn migration_subject(app: &App, request: &Request) -> Result<migration::Subject, Refusal> {
     let name = request.object.pointer("/spec/vmiName").and_then(Value::as_str).unwrap_or_default();
     if name.is_empty() {
-        return Ok(MigrationSubject::Missing);
+        return Ok(migration::Subject::Missing);
     }
-    let vmi = app.cluster.vmi(&request.namespace, name).await;
-    Ok(match vmi.map_err(|error| Refusal::internal(error.to_string()))? {
-        None => MigrationSubject::Missing,
-        Some(vmi) => {
-            let phase = vmi.status.map_or(VmiPhase::Unset, |status| status.phase);
-            if phase.is_final() { MigrationSubject::Final } else { MigrationSubject::Alive }
+    let Some(vmi) = app.cluster.vmi(&request.namespace, name).await.map_err(unknown)? else {
+        return Ok(migration::Subject::Missing);
+    };
+    let others = app.cluster.migrations(&request.namespace).await.map_err(unknown)?;
+    Ok(migration::Subject::of(&vmi, &others))
+}
+
+/// Answers whether a pod may be evicted.
+pub async fn evict(State(app): Shared, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let request = review::parse(&body).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let verdict = match eviction_verdict(&app, &request).await {
+        Ok(verdict) => verdict,
+        Err(refusal) => Verdict::Refuse(refusal),
+    };
+    Ok(Json(review::answer(&request.uid, &verdict)))
+}
+
+async fn eviction_verdict(app: &App, request: &Request) -> Result<Verdict, Refusal> {
+    let (namespace, pod) = (request.namespace.as_str(), request.name.as_str());
+    let Some(pod) = app.cluster.pod(namespace, pod).await.map_err(unknown)? else {
+        return Ok(Verdict::Admit);
+    };
+    let Some(name) = eviction::instance_of(&pod) else { return Ok(Verdict::Admit) };
+    let vmi = app.cluster.vmi(namespace, name).await.map_err(unknown)?;
+    let message = match eviction::answer(&pod, vmi.as_ref()) {
+        eviction::Answer::Allow => return Ok(Verdict::Admit),
+        eviction::Answer::Deny(message) => message,
+        eviction::Answer::Evacuate { node, message } => {
+            let uid = vmi.as_ref().map(VirtualMachineInstance::uid).unwrap_or_default();
+            app.cluster.evacuate((namespace, name), uid, &node, request.dry_run).await.map_err(unknown)?;
+            message
         }
-    })
+    };
+    tracing::info!(namespace, vmi = name, message, "eviction put off");
+    Ok(Verdict::Refuse(Refusal::new(http::StatusCode::TOO_MANY_REQUESTS, message)))
+}
+
+fn unknown(error: ClusterError) -> Refusal {
+    Refusal::internal(error.to_string())
 }
 
 /// Random bytes from the TLS provider, which has a good source.

@@ -18,6 +18,7 @@ use axum::routing::{any, get, post, put};
 use kubevirt_types::feature::{self, What};
 
 use crate::admission::Hook;
+use crate::admission::eviction::EVICTION_PATH;
 use crate::app::App;
 use crate::discovery::{GROUP, VERSIONS};
 use crate::refusal::Refusal;
@@ -55,6 +56,9 @@ pub fn router(app: Arc<App>, health: Router) -> Router {
     for hook in Hook::ALL.into_iter().filter(|hook| hook.kind().exists_in(&app.own)) {
         router = router
             .route(hook.path(), post(async move |app: Shared, body| admit::review(app, hook, body).await));
+    }
+    if feature::exists(What::VmiSpecField("evictionStrategy"), &app.own) {
+        router = router.route(EVICTION_PATH, post(admit::evict));
     }
     router
         .fallback(any(async || Refusal::no_such_path()))

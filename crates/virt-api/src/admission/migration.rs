@@ -1,0 +1,146 @@
+//! Which migrations are admitted.
+
+use kubevirt_types::condition::ConditionStatus;
+use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, VmiPhase};
+
+use super::Question;
+use super::field::{Findings, Path};
+
+/// What is known of the instance that a migration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// There is none of this name.
+    Missing,
+    /// It has ended.
+    Final,
+    /// It can't be moved.
+    NotMigratable {
+        /// Its condition's reason.
+        reason: String,
+        /// Its condition's message.
+        message: String,
+    },
+    /// It has another migration.
+    Moving {
+        /// That migration's uid.
+        uid: String,
+    },
+    /// It can be moved, as far as is known.
+    Ready,
+}
+
+impl Subject {
+    /// What is known of `vmi`, given the migrations of its namespace.
+    pub fn of(vmi: &VirtualMachineInstance, migrations: &[VirtualMachineInstanceMigration]) -> Self {
+        let status = vmi.status.as_ref();
+        if status.map_or(VmiPhase::Unset, |status| status.phase).is_final() {
+            return Self::Final;
+        }
+        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+        if let Some(no) =
+            conditions.iter().find(|c| c.type_ == "LiveMigratable" && c.status == ConditionStatus::False)
+        {
+            let said = |text: &Option<String>| text.clone().unwrap_or_default();
+            return Self::NotMigratable { reason: said(&no.reason), message: said(&no.message) };
+        }
+        let in_flight = migrations.iter().find(|migration| {
+            let over = migration.status.as_ref().is_some_and(|status| status.phase.is_final());
+            migration.spec.vmi_name == vmi.name() && !over
+        });
+        match in_flight {
+            Some(other) => Self::Moving { uid: other.uid().to_owned() },
+            None => Self::Ready,
+        }
+    }
+}
+
+/// Checks a migration at its creation.
+pub fn validate_create(
+    migration: &VirtualMachineInstanceMigration,
+    subject: &Subject,
+    findings: &mut Findings,
+) {
+    let at = Path::root("spec").field("vmiName");
+    let name = migration.spec.vmi_name.as_str();
+    match subject {
+        _ if name.is_empty() => findings.required(&at, "the instance to move"),
+        Subject::Missing => {
+            findings.not_found(&at, name, "no VirtualMachineInstance of this name in the namespace");
+        }
+        Subject::Final => findings.invalid(&at, name, "Cannot migrate VMI in finalized state."),
+        Subject::NotMigratable { reason, message } => {
+            let why = format!("Cannot migrate VMI, Reason: {reason}, Message: {message}");
+            findings.invalid(&at, name, why);
+        }
+        Subject::Moving { uid } => findings.forbidden(
+            &at,
+            format!(
+                "in-flight migration detected. Active migration job ({uid}) is currently already in progress for VMI {name}."
+            ),
+        ),
+        Subject::Ready => {}
+    }
+}
+
+/// Checks a change of a migration: what it moves can't change under it.
+pub fn validate_update(
+    question: &Question<'_, VirtualMachineInstanceMigration>,
+    by_component: bool,
+    findings: &mut Findings,
+) {
+    let Question { raw, old_raw, .. } = question;
+    if !by_component && raw.get("spec") != old_raw.get("spec") {
+        findings.forbidden(&Path::root("spec"), "update of Migration object's spec is restricted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn migration(name: &str, phase: &str) -> VirtualMachineInstanceMigration {
+        serde_json::from_value(json!({
+            "metadata": {"name": "m", "uid": "u1"}, "spec": {"vmiName": name}, "status": {"phase": phase},
+        }))
+        .unwrap()
+    }
+
+    fn vmi(phase: &str, migratable: &str) -> VirtualMachineInstance {
+        let condition =
+            json!({"type": "LiveMigratable", "status": migratable, "reason": "R", "message": "why"});
+        serde_json::from_value(json!({
+            "metadata": {"name": "a"}, "spec": {"domain": {}},
+            "status": {"phase": phase, "conditions": [condition]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_can_not_move_is_refused_with_the_reason() {
+        let table = [
+            (vmi("Running", "True"), vec![], ""),
+            (vmi("Running", "True"), vec![migration("a", "Succeeded"), migration("b", "Running")], ""),
+            (
+                vmi("Running", "True"),
+                vec![migration("a", "")],
+                "spec.vmiName: Forbidden: in-flight migration detected. Active migration job (u1) is currently already in progress for VMI a.",
+            ),
+            (
+                vmi("Running", "False"),
+                vec![],
+                "spec.vmiName: Invalid value: \"a\": Cannot migrate VMI, Reason: R, Message: why",
+            ),
+            (
+                vmi("Failed", "True"),
+                vec![],
+                "spec.vmiName: Invalid value: \"a\": Cannot migrate VMI in finalized state.",
+            ),
+        ];
+        for (vmi, others, expected) in table {
+            let mut findings = Findings::default();
+            validate_create(&migration("a", ""), &Subject::of(&vmi, &others), &mut findings);
+            assert_eq!(findings.lines().join(" "), expected);
+        }
+    }
+}
