@@ -9,6 +9,7 @@ mod console;
 mod coverage;
 mod demo;
 mod event;
+mod migration;
 mod node;
 mod observer;
 mod probe;

@@ -67,6 +67,17 @@ impl Node {
         Ok(())
     }
 
+    /// Kills QEMU of a launcher pod, and nothing else in it.
+    pub async fn kill_qemu(&self, pod: &str) -> anyhow::Result<()> {
+        let script = format!(
+            "for p in $(grep -lzx 'POD_NAME={pod}' /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); do \
+             grep -q ^qemu /proc/$p/comm && kill -KILL $p && echo $p; done"
+        );
+        let found = self.run(&["sh", "-c", &script]).await.context("kill QEMU")?;
+        ensure!(!found.trim().is_empty(), "pod {pod} has no QEMU on node {}", self.0);
+        Ok(())
+    }
+
     /// Says whether new pods may come to the node.
     pub async fn cordon(&self, client: &Client, cordoned: bool) -> anyhow::Result<()> {
         let nodes: Api<ApiNode> = Api::all(client.clone());

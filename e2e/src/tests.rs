@@ -3,6 +3,7 @@
 mod faults;
 mod install;
 mod lifecycle;
+mod migration;
 mod refusals;
 mod stored_versions;
 mod update;
@@ -16,6 +17,11 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, install::looks_as_a_user_knows_it),
         test!("vm", core: true, lifecycle::run_strategies),
         test!("vm", core: true, lifecycle::what_does_not_work_is_refused),
+        test!("migration-core", core: true, migration::core),
+        test!("migration", core: false, migration::twenty),
+        test!("migration", core: false, migration::refused_and_cancelled),
+        test!("migration", core: false, migration::drain),
+        test!("migration", core: false, migration::kill_matrix),
         test!("update", core: true, refusals::of_kubevirt_objects),
         test!("update", core: true, refusals::of_an_impossible_tag),
         test!("update", core: true, refusals::of_a_changed_crd_version),

@@ -91,6 +91,10 @@ pub enum ClusterCommand {
     Pause(PauseOptions),
     /// Let a paused virtual machine run on
     Unpause(PauseOptions),
+    /// Move a running virtual machine to another node
+    Migrate(MigrateOptions),
+    /// Cancel the migration of a virtual machine: it stays where it is
+    MigrateCancel(MigrateOptions),
     /// Print the versions of client and server
     Version {
         /// Only the client's
@@ -215,6 +219,17 @@ pub struct PauseOptions {
     #[arg(value_name = "TYPE")]
     pub kind: MachineKind,
     /// The name
+    pub name: String,
+    /// Only check the request
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `migrate` and `migrate-cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct MigrateOptions {
+    /// Name of the virtual machine
+    #[arg(value_name = "VM")]
     pub name: String,
     /// Only check the request
     #[arg(long)]

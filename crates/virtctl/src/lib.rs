@@ -8,6 +8,7 @@ mod cluster;
 mod console;
 mod create;
 mod lifecycle;
+mod migrate;
 mod stream;
 mod terminal;
 mod update;
@@ -53,6 +54,10 @@ pub async fn run(invocation: Invocation) -> bool {
         ClusterCommand::Restart(options) => lifecycle::restart(&cluster, options).await.map_err(Into::into),
         ClusterCommand::Pause(options) => lifecycle::pause(&cluster, options).await.map_err(Into::into),
         ClusterCommand::Unpause(options) => lifecycle::unpause(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::Migrate(options) => migrate::begin(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::MigrateCancel(options) => {
+            migrate::cancel(&cluster, options).await.map_err(Into::into)
+        }
         ClusterCommand::Version { client } => version::print(&cluster, *client).await.map_err(Into::into),
         ClusterCommand::Update { command } => match command {
             UpdateCommand::Watch(options) => update::watch(&cluster, options).await.map_err(Into::into),

@@ -92,7 +92,7 @@ fn stop_body(options: &StopOptions, grace_period: &str) -> Result<Value, Lifecyc
     Ok(body)
 }
 
-fn scheduled(kind: &str, name: &str, action: &str) -> String {
+pub(crate) fn scheduled(kind: &str, name: &str, action: &str) -> String {
     format!("{kind} {name} was scheduled to {action}")
 }
 
