@@ -1,5 +1,7 @@
 //! Websockets through the API server: a VM's console, and a command in a pod.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use futures::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
@@ -49,6 +51,22 @@ pub async fn attach(client: &Client, namespace: &str, vmi: &str) -> anyhow::Resu
 pub async fn type_line(socket: &mut Socket, line: &str) -> anyhow::Result<()> {
     socket.send(Message::binary(format!("{line}\n").into_bytes())).await?;
     Ok(())
+}
+
+/// Reads a console until it has said something; returns all that it has said.
+///
+/// # Errors
+/// When it ends or `limit` is over before.
+pub async fn until(socket: &mut Socket, what: &str, limit: Duration) -> anyhow::Result<String> {
+    let mut heard = String::new();
+    let give_up = tokio::time::Instant::now() + limit;
+    while !heard.contains(what) {
+        let message = tokio::time::timeout_at(give_up, socket.next()).await;
+        let message = message.with_context(|| format!("{what:?} was not said, only {heard:?}"))?;
+        let message = message.with_context(|| format!("the console ended after {heard:?}"))??;
+        heard.push_str(&String::from_utf8_lossy(&message.into_data()));
+    }
+    Ok(heard)
 }
 
 /// Runs a command in a pod and returns what it printed (protocol `v5.channel.k8s.io`: the first byte of

@@ -1,6 +1,8 @@
 //! All end-to-end tests, in the order in which they disturb each other least.
 
+mod endings;
 mod faults;
+mod hands;
 mod install;
 mod lifecycle;
 mod migration;
@@ -17,6 +19,11 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, install::looks_as_a_user_knows_it),
         test!("vm", core: true, lifecycle::run_strategies),
         test!("vm", core: true, lifecycle::what_does_not_work_is_refused),
+        test!("vm", core: false, endings::of_every_kind),
+        test!("vm", core: false, endings::none_at_a_reboot),
+        test!("vm", core: false, hands::pause_and_unpause),
+        test!("vm", core: false, hands::screenshot),
+        test!("vm", core: false, hands::scale),
         test!("migration-core", core: true, migration::core),
         test!("migration", core: false, migration::twenty),
         test!("migration", core: false, migration::refused_and_cancelled),

@@ -55,16 +55,8 @@ pub async fn run_strategies(context: Context) -> anyhow::Result<()> {
 async fn answers(context: &Context, name: &str) -> anyhow::Result<()> {
     let mut socket = console::attach(&context.cluster.client, &context.namespace, name).await?;
     console::type_line(&mut socket, "who is there").await?;
-    let mut heard = String::new();
-    let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !heard.contains("echo: who is there") {
-        let message = tokio::time::timeout_at(limit, futures::StreamExt::next(&mut socket))
-            .await
-            .with_context(|| format!("the guest said only {heard:?}"))?
-            .context("the console ended")??;
-        heard.push_str(&String::from_utf8_lossy(&message.into_data()));
-    }
-    Ok(())
+    let limit = std::time::Duration::from_secs(60);
+    console::until(&mut socket, "echo: who is there", limit).await.map(drop)
 }
 
 /// Each refusal names the field, the value and what is allowed, and nothing is stored.
