@@ -12,13 +12,13 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource};
-use kubevirt_types::VirtualMachineInstance;
+use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, labels};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::decision::Action;
-use crate::owner;
+use crate::decision::{Action, News};
+use crate::{metrics, owner};
 
 /// The field manager of all our writes.
 const MANAGER: &str = "virt-controller";
@@ -93,6 +93,19 @@ impl Writer {
                 }
                 Action::DeletePod { name, uid } => self.delete::<S, Pod>(&*subject, name, uid).await,
                 Action::PatchVmi { name, patch } => self.patch_vmi(&*subject, name, patch).await,
+                Action::PatchVmiStatus { name, patch } => {
+                    self.patch_vmi_status(&*subject, name, patch).await
+                }
+                Action::CreateMigration(migration) => {
+                    self.create(&*subject, &**migration, "VirtualMachineInstanceMigration").await
+                }
+                Action::DeleteMigration { name, uid } => {
+                    self.delete::<S, VirtualMachineInstanceMigration>(&*subject, name, uid).await
+                }
+                Action::Tell(news) => {
+                    self.tell_news(news).await;
+                    Ok(())
+                }
             };
             if let Err(error) = done {
                 self.tell_failure(&*subject, &action, &error).await;
@@ -138,6 +151,20 @@ impl Writer {
         }
     }
 
+    /// An instance that is gone is told as one that has changed: the decision was about it.
+    async fn patch_vmi_status<S: Subject>(
+        &self,
+        subject: &S,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ActError> {
+        let api: Api<VirtualMachineInstance> = self.api(subject);
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let written = api.patch_status(name, &params, &Patch::Merge(patch)).await;
+        let object = || object_name::<VirtualMachineInstance>(name);
+        written.map(|_| ()).map_err(|error| failed("patch the status of", object(), error))
+    }
+
     /// Creates `child`. Another leader may have been faster; that is as good.
     async fn create<S: Subject, K>(&self, subject: &S, child: &K, kind: &str) -> Result<(), ActError>
     where
@@ -152,7 +179,8 @@ impl Writer {
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match api.create(&params, child).await {
             Ok(_) => {
-                self.tell(subject, EventType::Normal, "SuccessfulCreate", created(kind, name)).await;
+                let note = created(kind, child.meta());
+                self.tell(subject, EventType::Normal, "SuccessfulCreate", note).await;
                 Ok(())
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
@@ -188,9 +216,15 @@ impl Writer {
     /// Tells people of a write that the API server refused.
     async fn tell_failure<S: Subject>(&self, subject: &S, action: &Action, error: &ActError) {
         let reason = match action {
-            Action::CreateVmi(_) | Action::CreatePod(_) => "FailedCreate",
-            Action::DeleteVmi { .. } | Action::DeletePod { .. } => "FailedDelete",
-            Action::PatchStatus(_) | Action::Patch(_) | Action::PatchVmi { .. } => return,
+            Action::CreateVmi(_) | Action::CreatePod(_) | Action::CreateMigration(_) => "FailedCreate",
+            Action::DeleteVmi { .. } | Action::DeletePod { .. } | Action::DeleteMigration { .. } => {
+                "FailedDelete"
+            }
+            Action::PatchStatus(_)
+            | Action::Patch(_)
+            | Action::PatchVmi { .. }
+            | Action::PatchVmiStatus { .. }
+            | Action::Tell(_) => return,
         };
         let message = match error {
             ActError::Changed { .. } => return,
@@ -209,12 +243,23 @@ impl Writer {
     }
 
     async fn tell<S: Subject>(&self, subject: &S, type_: EventType, reason: &str, note: String) {
+        let reference: ObjectReference = subject.object_ref(&());
+        self.publish(&reference, type_, reason, note).await;
+    }
+
+    async fn tell_news(&self, news: &News) {
+        metrics::told(news);
+        let type_ = if news.warning { EventType::Warning } else { EventType::Normal };
+        self.publish(&news.about, type_, news.reason, news.note.clone()).await;
+    }
+
+    async fn publish(&self, about: &ObjectReference, type_: EventType, reason: &str, note: String) {
         let action = match type_ {
             EventType::Normal => "Synchronizing",
             EventType::Warning => "Retrying",
         };
         let note: String = note.chars().take(1_000).collect();
-        tracing::info!(object = described(subject), reason, "{note}");
+        tracing::info!(object = named(about), reason, "{note}");
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -222,16 +267,19 @@ impl Writer {
             action: action.to_owned(),
             secondary: None,
         };
-        let reference: ObjectReference = subject.object_ref(&());
-        if let Err(error) = self.recorder.publish(&event, &reference).await {
+        if let Err(error) = self.recorder.publish(&event, about).await {
             tracing::debug!(%error, "an event is lost");
         }
     }
 }
 
-fn created(kind: &str, name: &str) -> String {
+fn created(kind: &str, child: &ObjectMeta) -> String {
+    let name = child.name.as_deref().unwrap_or_default();
+    let moves = child.labels.as_ref().is_some_and(|all| all.contains_key(labels::MIGRATION_UID));
     match kind {
+        "Pod" if moves => format!("Created migration target pod {name}"),
         "Pod" => format!("Created virtual machine pod {name}"),
+        "VirtualMachineInstanceMigration" => format!("Created migration {name}"),
         _ => format!("Started the virtual machine by creating the new virtual machine instance {name}"),
     }
 }
@@ -239,6 +287,7 @@ fn created(kind: &str, name: &str) -> String {
 fn deleted(kind: &str, name: &str) -> String {
     match kind {
         "Pod" => format!("Deleted virtual machine pod {name}"),
+        "VirtualMachineInstanceMigration" => format!("Deleted migration {name}, which is long over"),
         _ => format!("Stopped the virtual machine by deleting the virtual machine instance {name}"),
     }
 }
@@ -264,7 +313,10 @@ fn object_name<K: Resource<DynamicType = ()>>(name: &str) -> String {
 }
 
 fn described<S: Subject>(subject: &S) -> String {
-    let meta = subject.meta();
+    named(&subject.object_ref(&()))
+}
+
+fn named(object: &ObjectReference) -> String {
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    format!("{} {}/{}", S::kind(&()), text(&meta.namespace), text(&meta.name))
+    format!("{} {}/{}", text(&object.kind), text(&object.namespace), text(&object.name))
 }

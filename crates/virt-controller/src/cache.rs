@@ -15,11 +15,13 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use kubevirt_runtime::shutdown::Shutdown;
 use kubevirt_types::{
-    KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceReplicaSet, labels,
+    KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
+    VirtualMachineInstanceReplicaSet, labels,
 };
 use serde::de::DeserializeOwned;
 
 use crate::children::{Children, Key};
+use crate::metrics;
 use crate::queues::Queues;
 
 /// The caches.
@@ -33,6 +35,8 @@ pub struct Cache {
     pub pods: Store<Pod>,
     /// Replica sets; stays empty in a release that has none, and while the kind doesn't exist.
     pub sets: Store<VirtualMachineInstanceReplicaSet>,
+    /// Migrations.
+    pub migrations: Store<VirtualMachineInstanceMigration>,
     /// Installations in our namespace.
     pub installations: Store<KubeVirt>,
     /// Launcher pods by the uid of their instance.
@@ -73,12 +77,14 @@ impl Cache {
         let (vmis, vmis_writer) = reflector::store();
         let (pods, pods_writer) = reflector::store();
         let (sets, sets_writer) = reflector::store();
+        let (migrations, migrations_writer) = reflector::store();
         let (installations, installations_writer) = reflector::store();
         let cache = Self {
             vms,
             vmis,
             pods,
             sets,
+            migrations,
             installations,
             launchers: Children::default(),
             members: Children::default(),
@@ -87,19 +93,19 @@ impl Cache {
 
         let (on_vm, all) = (queues.clone(), cache.clone());
         spawn(shutdown, Api::all(client.clone()), everything(), vms_writer, move |change| match change {
-            Change::Seen(metadata) | Change::Gone(metadata) => on_vm.vm_changed(metadata),
+            Change::Seen(vm) | Change::Gone(vm) => on_vm.vm_changed(&vm.metadata),
             Change::Listed => all.look(&on_vm),
         });
 
         let (on_vmi, all) = (queues.clone(), cache.clone());
         spawn(shutdown, Api::all(client.clone()), everything(), vmis_writer, move |change| match change {
-            Change::Seen(metadata) => {
-                all.members.insert(metadata);
-                on_vmi.vmi_changed(metadata);
+            Change::Seen(vmi) => {
+                all.members.insert(&vmi.metadata);
+                all.vmi_changed(&on_vmi, &vmi.metadata);
             }
-            Change::Gone(metadata) => {
-                all.members.remove(metadata);
-                on_vmi.vmi_changed(metadata);
+            Change::Gone(vmi) => {
+                all.members.remove(&vmi.metadata);
+                all.vmi_changed(&on_vmi, &vmi.metadata);
             }
             Change::Listed => {
                 all.members.rebuild(all.vmis.state().iter().map(|vmi| &vmi.metadata));
@@ -110,13 +116,13 @@ impl Cache {
         let (on_pod, all) = (queues.clone(), cache.clone());
         let launcher_pods = everything().labels(&format!("{}=virt-launcher", labels::APP));
         spawn(shutdown, Api::all(client.clone()), launcher_pods, pods_writer, move |change| match change {
-            Change::Seen(metadata) => {
-                all.launchers.insert(metadata);
-                on_pod.pod_changed(metadata);
+            Change::Seen(pod) => {
+                all.launchers.insert(&pod.metadata);
+                on_pod.pod_changed(&pod.metadata);
             }
-            Change::Gone(metadata) => {
-                all.launchers.remove(metadata);
-                on_pod.pod_changed(metadata);
+            Change::Gone(pod) => {
+                all.launchers.remove(&pod.metadata);
+                on_pod.pod_changed(&pod.metadata);
             }
             Change::Listed => {
                 all.launchers.rebuild(all.pods.state().iter().map(|pod| &pod.metadata));
@@ -125,7 +131,28 @@ impl Cache {
         });
 
         let own: Api<KubeVirt> = Api::namespaced(client.clone(), &scope.namespace);
-        spawn(shutdown, own, everything(), installations_writer, |_| ());
+        let (on_installation, all) = (queues.clone(), cache.clone());
+        spawn(shutdown, own, everything(), installations_writer, move |_| {
+            on_installation.limits_changed(all.migrations.state().iter().map(|migration| &**migration));
+        });
+
+        let (on_migration, all) = (queues.clone(), cache.clone());
+        spawn(
+            shutdown,
+            Api::all(client.clone()),
+            everything(),
+            migrations_writer,
+            move |change: Change<'_, VirtualMachineInstanceMigration>| {
+                let state = all.migrations.state();
+                let others = || state.iter().map(|migration| &**migration);
+                match change {
+                    Change::Seen(migration) => on_migration.migration_changed(migration, false, others()),
+                    Change::Gone(migration) => on_migration.migration_changed(migration, true, others()),
+                    Change::Listed => all.look(&on_migration),
+                }
+                metrics::migrations(others());
+            },
+        );
 
         if scope.replica_sets {
             let (on_set, all) = (queues.clone(), cache.clone());
@@ -135,7 +162,7 @@ impl Cache {
                 everything(),
                 sets_writer,
                 move |change| match change {
-                    Change::Seen(metadata) | Change::Gone(metadata) => on_set.set_changed(metadata),
+                    Change::Seen(set) | Change::Gone(set) => on_set.set_changed(&set.metadata),
                     Change::Listed => all.look(&on_set),
                 },
             );
@@ -143,11 +170,18 @@ impl Cache {
         cache
     }
 
+    /// Asks for a look at an instance, at what owns it and at its migrations.
+    fn vmi_changed(&self, queues: &Queues, vmi: &ObjectMeta) {
+        queues.vmi_changed(vmi);
+        queues.moves_changed(vmi, self.migrations.state().iter().map(|migration| &**migration));
+    }
+
     /// Asks for a look at everything: after a new list, objects may have gone without a word.
     fn look(&self, queues: &Queues) {
         keys(&self.vms).into_iter().for_each(|key| queues.vms.add(key));
         keys(&self.vmis).into_iter().for_each(|key| queues.vmis.add(key));
         keys(&self.sets).into_iter().for_each(|key| queues.sets.add(key));
+        keys(&self.migrations).into_iter().for_each(|key| queues.migrations.add(key));
     }
 
     /// Waits until everything that a leader needs has been listed once. Replica sets are not
@@ -156,16 +190,17 @@ impl Cache {
         self.vms.wait_until_ready().await?;
         self.vmis.wait_until_ready().await?;
         self.pods.wait_until_ready().await?;
+        self.migrations.wait_until_ready().await?;
         self.installations.wait_until_ready().await
     }
 }
 
 /// What a watch tells of.
-enum Change<'a> {
+enum Change<'a, K> {
     /// An object was made or changed.
-    Seen(&'a ObjectMeta),
+    Seen(&'a K),
     /// An object is gone.
-    Gone(&'a ObjectMeta),
+    Gone(&'a K),
     /// Everything was listed anew; objects may have gone unseen.
     Listed,
 }
@@ -175,7 +210,7 @@ fn spawn<K>(
     api: Api<K>,
     config: watch::Config,
     writer: Writer<K>,
-    on_change: impl Fn(Change<'_>) + Send + 'static,
+    on_change: impl Fn(Change<'_, K>) + Send + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
@@ -191,7 +226,7 @@ fn spawn<K>(
 
 async fn follow<K: Resource<DynamicType = ()>>(
     stream: impl Stream<Item = watcher::Result<Event<K>>>,
-    on_change: impl Fn(Change<'_>),
+    on_change: impl Fn(Change<'_, K>),
 ) {
     let mut stream = std::pin::pin!(stream);
     let mut failing = false;
@@ -200,8 +235,8 @@ async fn follow<K: Resource<DynamicType = ()>>(
             Ok(event) => {
                 failing = false;
                 match event {
-                    Event::Apply(object) => on_change(Change::Seen(object.meta())),
-                    Event::Delete(object) => on_change(Change::Gone(object.meta())),
+                    Event::Apply(object) => on_change(Change::Seen(&object)),
+                    Event::Delete(object) => on_change(Change::Gone(&object)),
                     Event::Init | Event::InitApply(_) => {}
                     Event::InitDone => on_change(Change::Listed),
                 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kubevirt_types::VirtualMachineInstance;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration};
 use serde_json::Value;
 
 /// What to do about one object, and when to look at it again although nothing changed.
@@ -44,6 +44,24 @@ pub enum Action {
         /// The patch, with the resourceVersion in it.
         patch: Value,
     },
+    /// Merge-patch the status of an instance that isn't the subject, if its resourceVersion is this one.
+    PatchVmiStatus {
+        /// Its name.
+        name: String,
+        /// The patch, with the resourceVersion in it.
+        patch: Value,
+    },
+    /// Create a migration. One of the same name that has the same controller counts as done.
+    CreateMigration(Box<VirtualMachineInstanceMigration>),
+    /// Delete a migration, if its uid is this one.
+    DeleteMigration {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// Tell people what the writes before this one mean.
+    Tell(Box<News>),
     /// Create a launcher pod. One of the same name that has the same controller counts as done.
     CreatePod(Box<Pod>),
     /// Delete a launcher pod, if its uid is this one.
@@ -53,6 +71,19 @@ pub enum Action {
         /// Its uid.
         uid: String,
     },
+}
+
+/// An event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct News {
+    /// The object that it is about.
+    pub about: ObjectReference,
+    /// Whether something went wrong.
+    pub warning: bool,
+    /// One word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub note: String,
 }
 
 impl Decision {

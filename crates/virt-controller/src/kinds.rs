@@ -1,13 +1,17 @@
 //! Where each kind's inputs come from: the caches, or the API server itself when a decision
 //! must be confirmed. Reads only.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
-use kubevirt_types::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceReplicaSet, labels};
+use kubevirt_types::{
+    VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
+    VirtualMachineInstanceReplicaSet, labels,
+};
 use serde_json::Value;
 
 use crate::act::Subject;
@@ -16,7 +20,9 @@ use crate::children::Key;
 use crate::controller::{Context, Kind};
 use crate::decision::Decision;
 use crate::settings::{Settings, settings};
-use crate::{owner, replicaset, vm, vmi};
+use crate::migration::turn::Other;
+use crate::queues::instance_of;
+use crate::{migration, owner, replicaset, vm, vmi};
 
 /// VirtualMachines.
 pub struct Vms;
@@ -24,6 +30,8 @@ pub struct Vms;
 pub struct Vmis;
 /// VirtualMachineInstanceReplicaSets.
 pub struct Sets;
+/// VirtualMachineInstanceMigrations.
+pub struct Migrations;
 
 impl Context {
     fn settings(&self) -> Settings {
@@ -35,6 +43,35 @@ impl Context {
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.writer.client.clone(), &key.namespace)
+    }
+
+    /// The launcher pods of an instance, as the API server says.
+    async fn live_pods(&self, key: &Key, uid: &str) -> Result<Vec<Arc<Pod>>, kube::Error> {
+        let selector = format!("{}={uid}", labels::CREATED_BY);
+        let pods = self.api::<Pod>(key).list(&ListParams::default().labels(&selector)).await?;
+        Ok(pods.items.into_iter().map(Arc::new).collect())
+    }
+
+    fn cached_pods(&self, uid: &str) -> Vec<Arc<Pod>> {
+        let cache = &self.cache;
+        cache.launchers.of(uid).iter().filter_map(|key| cache::get(&cache.pods, key)).collect()
+    }
+
+    /// Migrations with what limits need to know of them. Of other instances and pods the cache has
+    /// to do: it can only be late in what doesn't depend on it.
+    fn others(&self, all: Vec<Arc<VirtualMachineInstanceMigration>>) -> Vec<Other> {
+        let pods = self.cache.pods.state();
+        let with_pod: HashSet<&str> = pods.iter().filter_map(|pod| vmi::pods::migration_of(pod)).collect();
+        let node = |migration: &VirtualMachineInstanceMigration| {
+            cache::get(&self.cache.vmis, &instance_of(migration))?.status.clone()?.node_name
+        };
+        all.into_iter()
+            .map(|migration| Other {
+                source_node: Some(&migration).filter(|m| !migration::phase(m).is_final()).and_then(|m| node(m)),
+                has_pod: with_pod.contains(migration.uid()),
+                migration,
+            })
+            .collect()
     }
 }
 
@@ -53,6 +90,12 @@ impl Subject for VirtualMachineInstance {
 impl Subject for VirtualMachineInstanceReplicaSet {
     fn on_failure(&self, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
         replicaset::on_failure(self, reason, message, now)
+    }
+}
+
+impl Subject for VirtualMachineInstanceMigration {
+    fn on_failure(&self, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
+        migration::on_failure(self, reason, message, now)
     }
 }
 
@@ -96,8 +139,9 @@ impl Kind for Vmis {
     fn cached(context: &Context, key: &Key) -> Option<vmi::Inputs> {
         let cache = &context.cache;
         let vmi = cache::get(&cache.vmis, key)?;
-        let pods =
-            cache.launchers.of(vmi.uid()).iter().filter_map(|key| cache::get(&cache.pods, key)).collect();
+        let pods = context.cached_pods(vmi.uid());
+        let migrations =
+            cache.migrations.state().into_iter().filter(|migration| instance_of(migration) == *key).collect();
         let owner = match vm_of(&vmi) {
             None => vmi::Owner::None,
             Some((uid, key)) => match cache::get(&cache.vms, &key) {
@@ -105,15 +149,17 @@ impl Kind for Vmis {
                 Some(_) | None => vmi::Owner::Gone,
             },
         };
-        Some(vmi::Inputs { vmi, pods, owner, launcher: context.settings().launcher })
+        Some(vmi::Inputs { vmi, pods, owner, migrations, launcher: context.settings().launcher })
     }
 
     /// The instance first: a phase in it tells of pods that are older than it.
     async fn live(context: &Context, key: &Key) -> Result<Option<vmi::Inputs>, kube::Error> {
         let found = context.api::<VirtualMachineInstance>(key).get_opt(&key.name).await?;
         let Some(vmi) = found.map(Arc::new) else { return Ok(None) };
-        let selector = format!("{}={}", labels::CREATED_BY, vmi.uid());
-        let pods = context.api::<Pod>(key).list(&ListParams::default().labels(&selector)).await?;
+        let pods = context.live_pods(key, vmi.uid()).await?;
+        let migrations = context.api::<VirtualMachineInstanceMigration>(key);
+        let migrations = migrations.list(&ListParams::default()).await?.items.into_iter().map(Arc::new);
+        let migrations = migrations.filter(|migration| instance_of(migration) == *key).collect();
         let owner = match vm_of(&vmi) {
             None => vmi::Owner::None,
             Some((uid, key)) => match context.api::<VirtualMachine>(&key).get_opt(&key.name).await? {
@@ -121,8 +167,7 @@ impl Kind for Vmis {
                 Some(_) | None => vmi::Owner::Gone,
             },
         };
-        let pods = pods.items.into_iter().map(Arc::new).collect();
-        Ok(Some(vmi::Inputs { vmi, pods, owner, launcher: context.settings().launcher }))
+        Ok(Some(vmi::Inputs { vmi, pods, owner, migrations, launcher: context.settings().launcher }))
     }
 
     fn subject(inputs: &vmi::Inputs) -> Arc<VirtualMachineInstance> {
@@ -160,5 +205,50 @@ impl Kind for Sets {
 
     fn decide(inputs: &replicaset::Inputs, now: Timestamp) -> Decision {
         replicaset::decide(inputs, now)
+    }
+}
+
+impl Kind for Migrations {
+    type Subject = VirtualMachineInstanceMigration;
+    type Inputs = migration::Inputs;
+
+    fn cached(context: &Context, key: &Key) -> Option<migration::Inputs> {
+        let cache = &context.cache;
+        let migration = cache::get(&cache.migrations, key)?;
+        let vmi = cache::get(&cache.vmis, &instance_of(&migration));
+        let pods = vmi.as_ref().map_or_else(Vec::new, |vmi| context.cached_pods(vmi.uid()));
+        let all = context.others(cache.migrations.state());
+        let settings = context.settings();
+        let (limits, launcher) = (settings.migrations, settings.launcher);
+        Some(migration::Inputs { migration, vmi, pods, all, limits, launcher })
+    }
+
+    /// The migration first: a phase in it tells of a pod and an instance that are older than it.
+    async fn live(context: &Context, key: &Key) -> Result<Option<migration::Inputs>, kube::Error> {
+        let found = context.api::<VirtualMachineInstanceMigration>(key).get_opt(&key.name).await?;
+        let Some(migration) = found.map(Arc::new) else { return Ok(None) };
+        let name = &migration.spec.vmi_name;
+        let vmi = match name.as_str() {
+            "" => None,
+            name => context.api::<VirtualMachineInstance>(key).get_opt(name).await?.map(Arc::new),
+        };
+        let pods = match &vmi {
+            Some(vmi) => context.live_pods(key, vmi.uid()).await?,
+            None => vec![],
+        };
+        let everywhere: Api<VirtualMachineInstanceMigration> = Api::all(context.writer.client.clone());
+        let all = everywhere.list(&ListParams::default()).await?.items.into_iter().map(Arc::new).collect();
+        let all = context.others(all);
+        let settings = context.settings();
+        let (limits, launcher) = (settings.migrations, settings.launcher);
+        Ok(Some(migration::Inputs { migration, vmi, pods, all, limits, launcher }))
+    }
+
+    fn subject(inputs: &migration::Inputs) -> Arc<VirtualMachineInstanceMigration> {
+        inputs.migration.clone()
+    }
+
+    fn decide(inputs: &migration::Inputs, now: Timestamp) -> Decision {
+        migration::decide(inputs, now)
     }
 }

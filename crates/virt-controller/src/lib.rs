@@ -1,5 +1,5 @@
 //! virt-controller: a VM gets its instance, an instance its launcher pod, a replica set its
-//! instances, and each a status that tells how far it is.
+//! instances, a migration its target pod, and each a status that tells how far it is.
 //!
 //! For each kind a pure `decide` says what to do; [`controller`] looks, asks and carries out. It never
 //! talks to a launcher, and leaves an instance's status to virt-handler from `Scheduled` on.
@@ -14,6 +14,7 @@ pub mod kinds;
 pub mod launcher;
 pub mod merge;
 pub mod metrics;
+pub mod migration;
 pub mod owner;
 pub mod queue;
 pub mod queues;

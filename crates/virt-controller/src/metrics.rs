@@ -3,9 +3,13 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge,
-    register_int_gauge_vec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
+
+use kubevirt_types::migration::{MigrationPhase, VirtualMachineInstanceMigration};
+
+use crate::decision::News;
 
 const VALID: &str = "the metric's name is valid and registered once";
 
@@ -32,6 +36,74 @@ static READY: LazyLock<IntGauge> = LazyLock::new(|| {
     )
     .expect(VALID)
 });
+
+static MIGRATIONS_PENDING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("kubevirt_vmi_migrations_in_pending_phase", "Migrations that wait for their turn.")
+        .expect(VALID)
+});
+static MIGRATIONS_SCHEDULING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "kubevirt_vmi_migrations_in_scheduling_phase",
+        "Migrations whose target pod isn't ready yet."
+    )
+    .expect(VALID)
+});
+static MIGRATIONS_RUNNING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "kubevirt_vmi_migrations_in_running_phase",
+        "Migrations whose launchers prepare or copy the guest's memory."
+    )
+    .expect(VALID)
+});
+static MIGRATIONS_SUCCEEDED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "kubevirt_vmi_migration_succeeded",
+        "Migrations after which the guest ran at its target, as far as this replica led."
+    )
+    .expect(VALID)
+});
+static MIGRATIONS_FAILED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "kubevirt_vmi_migration_failed",
+        "Migrations that didn't move their guest, as far as this replica led."
+    )
+    .expect(VALID)
+});
+
+/// Reason of the event on a migration and on its instance when the guest runs at the target.
+pub const MIGRATION_SUCCEEDED: &str = "SuccessfulMigration";
+/// Reason of the event on a migration and on its instance when the guest hasn't moved.
+pub const MIGRATION_FAILED: &str = "FailedMigration";
+
+/// Counts what people are told of a migration.
+pub fn told(news: &News) {
+    if news.about.kind.as_deref() != Some("VirtualMachineInstanceMigration") {
+        return;
+    }
+    match news.reason {
+        MIGRATION_SUCCEEDED => MIGRATIONS_SUCCEEDED.inc(),
+        MIGRATION_FAILED => MIGRATIONS_FAILED.inc(),
+        _ => {}
+    }
+}
+
+/// Counts migrations by their phase.
+pub fn migrations<'a>(all: impl Iterator<Item = &'a VirtualMachineInstanceMigration>) {
+    let (mut pending, mut scheduling, mut running) = (0, 0, 0);
+    for migration in all {
+        match migration.status.as_ref().map(|status| status.phase).unwrap_or_default() {
+            MigrationPhase::Unset | MigrationPhase::Pending => pending += 1,
+            MigrationPhase::Scheduling | MigrationPhase::Scheduled => scheduling += 1,
+            MigrationPhase::PreparingTarget | MigrationPhase::TargetReady | MigrationPhase::Running => {
+                running += 1;
+            }
+            MigrationPhase::Succeeded | MigrationPhase::Failed => {}
+        }
+    }
+    MIGRATIONS_PENDING.set(pending);
+    MIGRATIONS_SCHEDULING.set(scheduling);
+    MIGRATIONS_RUNNING.set(running);
+}
 
 /// Says whether this replica could lead at once.
 pub fn ready(ready: bool) {

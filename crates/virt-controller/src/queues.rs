@@ -1,12 +1,15 @@
 //! Which keys are worth a look when something changed.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kubevirt_types::labels;
+use kubevirt_types::{VirtualMachineInstanceMigration, migration::MigrationPhase};
 
 use crate::children::Key;
 use crate::metrics::QueueMetrics;
+use crate::migration::{is_refused, phase};
 use crate::queue::Queue;
 
-/// The three queues. Closed while this replica doesn't lead.
+/// The four queues. Closed while this replica doesn't lead.
 #[derive(Debug)]
 pub struct Queues {
     /// Of VMs.
@@ -15,6 +18,8 @@ pub struct Queues {
     pub vmis: Queue<Key>,
     /// Of replica sets.
     pub sets: Queue<Key>,
+    /// Of migrations.
+    pub migrations: Queue<Key>,
 }
 
 impl Default for Queues {
@@ -23,6 +28,7 @@ impl Default for Queues {
             vms: Queue::new(QueueMetrics::named("virt-controller-vm")),
             vmis: Queue::new(QueueMetrics::named("virt-controller-vmi")),
             sets: Queue::new(QueueMetrics::named("virt-controller-replicaset")),
+            migrations: Queue::new(QueueMetrics::named("virt-controller-migration")),
         }
     }
 }
@@ -43,15 +49,62 @@ impl Queues {
         }
     }
 
-    /// The instance of a launcher pod.
+    /// The instance of a launcher pod, and the migration that made the pod.
     pub fn pod_changed(&self, metadata: &ObjectMeta) {
         if let Some(vmi) = Key::of_controller(metadata, "VirtualMachineInstance") {
             self.vmis.add(vmi);
         }
+        let migration = metadata.annotations.as_ref().and_then(|all| all.get(labels::MIGRATION_NAME));
+        if let Some(name) = migration {
+            let namespace = metadata.namespace.clone().unwrap_or_default();
+            self.migrations.add(Key { namespace, name: name.clone() });
+        }
+    }
+
+    /// The migrations of an instance that has changed.
+    pub fn moves_changed<'a>(
+        &self,
+        vmi: &ObjectMeta,
+        migrations: impl Iterator<Item = &'a VirtualMachineInstanceMigration>,
+    ) {
+        let key = Key::of(vmi);
+        for migration in migrations.filter(|migration| instance_of(migration) == key) {
+            self.migrations.add(Key::of(&migration.metadata));
+        }
+    }
+
+    /// A migration, and its instance. Where its place in the queue or among those that move gets
+    /// free, all that wait, and where it is over, the others of its instance: one may be one too many.
+    pub fn migration_changed<'a>(
+        &self,
+        changed: &VirtualMachineInstanceMigration,
+        is_gone: bool,
+        all: impl Iterator<Item = &'a VirtualMachineInstanceMigration>,
+    ) {
+        self.migrations.add(Key::of(&changed.metadata));
+        let instance = instance_of(changed);
+        if is_gone || phase(changed).is_final() || is_refused(changed) {
+            let others = all.filter(|other| {
+                phase(other) == MigrationPhase::Pending || instance_of(other) == instance
+            });
+            others.for_each(|other| self.migrations.add(Key::of(&other.metadata)));
+        }
+        self.vmis.add(instance);
+    }
+
+    /// The limits may have changed.
+    pub fn limits_changed<'a>(&self, all: impl Iterator<Item = &'a VirtualMachineInstanceMigration>) {
+        let waiting = all.filter(|migration| phase(migration) == MigrationPhase::Pending);
+        waiting.for_each(|migration| self.migrations.add(Key::of(&migration.metadata)));
     }
 
     /// A replica set.
     pub fn set_changed(&self, metadata: &ObjectMeta) {
         self.sets.add(Key::of(metadata));
     }
+}
+
+/// The key of the instance that a migration moves.
+pub fn instance_of(migration: &VirtualMachineInstanceMigration) -> Key {
+    Key { namespace: migration.namespace().to_owned(), name: migration.spec.vmi_name.clone() }
 }

@@ -20,7 +20,7 @@ use crate::args::Args;
 use crate::cache::{self, Cache, Scope};
 use crate::children::Key;
 use crate::controller::{Context, work};
-use crate::kinds::{Sets, Vmis, Vms};
+use crate::kinds::{Migrations, Sets, Vmis, Vms};
 use crate::metrics;
 use crate::queue::Queue;
 use crate::queues::Queues;
@@ -115,12 +115,15 @@ async fn lead(context: Context, queues: Arc<Queues>, term: CancellationToken) ->
     queues.vms.open(cache::keys(&context.cache.vms));
     queues.vmis.open(cache::keys(&context.cache.vmis));
     queues.sets.open(cache::keys(&context.cache.sets));
+    queues.migrations.open(cache::keys(&context.cache.migrations));
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {
         workers.spawn(work::<Vms>(context.clone(), Of(queues.clone(), |queues| &queues.vms)));
         workers.spawn(work::<Vmis>(context.clone(), Of(queues.clone(), |queues| &queues.vmis)));
         workers.spawn(work::<Sets>(context.clone(), Of(queues.clone(), |queues| &queues.sets)));
     }
+    // One: what the limits leave is given away by one at a time.
+    workers.spawn(work::<Migrations>(context.clone(), Of(queues.clone(), |queues| &queues.migrations)));
     let ended = tokio::select! {
         () = term.cancelled() => Ok(()),
         Some(ended) = workers.join_next() => Err(RunError::Worker(format!("{ended:?}"))),
@@ -129,6 +132,7 @@ async fn lead(context: Context, queues: Arc<Queues>, term: CancellationToken) ->
     queues.vms.close();
     queues.vmis.close();
     queues.sets.close();
+    queues.migrations.close();
     ended
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test didn't expect ends it")]
 
 mod cluster;
+mod moves;
 
 use cluster::api::{Api, Crash};
 use cluster::{

@@ -4,6 +4,7 @@
 //! leaders can't make two. Never asks what node there is or what already runs.
 
 mod resources;
+mod target;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use kubevirt_types::{VirtualMachineInstance, labels};
 use sha2::{Digest, Sha256};
 
 pub use resources::{ResourcesError, memory_overhead};
+pub use target::{target_pod, target_pod_name};
 
 /// What the launcher pods of an installation have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,15 +52,26 @@ pub fn grace_seconds(vmi: &VirtualMachineInstance) -> i64 {
 
 /// The name of an instance's launcher pod: the same for the same uid, whoever asks.
 pub fn pod_name(vmi: &VirtualMachineInstance) -> String {
+    named(vmi, vmi.uid())
+}
+
+/// The name of a launcher pod of an instance that `text` tells from others.
+fn named(vmi: &VirtualMachineInstance, text: &str) -> String {
     // Longer names would make the pod's host name and our labels invalid.
     let name: String = vmi.name().chars().take(43).collect();
-    format!("virt-launcher-{}-{}", name.trim_end_matches(['-', '.']), short_hash(vmi.uid()))
+    format!("virt-launcher-{}-{}", name.trim_end_matches(['-', '.']), short_hash(text))
 }
 
 /// Five characters out of 32^5, of an alphabet without look-alikes.
 pub fn short_hash(text: &str) -> String {
+    hash(text, 5)
+}
+
+/// So many characters of the same alphabet, at most 32.
+pub fn hash(text: &str, characters: usize) -> String {
     const ALPHABET: &[u8; 32] = b"23456789abcdefghjkmnpqrstuvwxyz0";
-    Sha256::digest(text).iter().take(5).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+    let digest = Sha256::digest(text);
+    digest.iter().take(characters).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
 }
 
 /// The launcher pod of an instance.
@@ -102,6 +115,7 @@ fn metadata(vmi: &VirtualMachineInstance) -> ObjectMeta {
     let mut pod_labels = vmi.metadata.labels.clone().unwrap_or_default();
     // Says where the guest runs, which isn't known of a pod that isn't scheduled.
     pod_labels.remove(labels::NODE_NAME);
+    pod_labels.remove(labels::MIGRATION_TARGET_NODE);
     pod_labels.insert(labels::APP.to_owned(), "virt-launcher".to_owned());
     pod_labels.insert(labels::CREATED_BY.to_owned(), vmi.uid().to_owned());
     pod_labels.insert(labels::VM_NAME.to_owned(), label_value(vmi.name()));

@@ -77,6 +77,10 @@ fn told(decision: &Decision) -> String {
         Action::DeleteVmi { name, .. } => Some(format!("delete {name}")),
         Action::PatchVmi { name, .. } => Some(format!("release {name}")),
         Action::PatchStatus(_) | Action::Patch(_) | Action::CreatePod(_) | Action::DeletePod { .. } => None,
+        Action::PatchVmiStatus { .. }
+        | Action::CreateMigration(_)
+        | Action::DeleteMigration { .. }
+        | Action::Tell(_) => None,
     });
     words.collect::<Vec<_>>().join(", ")
 }

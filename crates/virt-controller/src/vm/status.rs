@@ -105,6 +105,9 @@ fn printable(
     };
     match progress.phase {
         VmiPhase::Succeeded | VmiPhase::Failed => without_instance(vm, status),
+        VmiPhase::Running if progress.migration_state.as_ref().is_some_and(|state| !state.is_final()) => {
+            PrintableStatus::Migrating
+        }
         VmiPhase::Running if condition::is_true(&progress.conditions, "Paused") => PrintableStatus::Paused,
         VmiPhase::Running => PrintableStatus::Running,
         VmiPhase::Unknown => PrintableStatus::Unknown,

@@ -61,6 +61,8 @@ fn vmi(described: &str) -> Option<VirtualMachineInstance> {
             "ready" => condition("Ready", "True", "GuestRunning"),
             "broken" => condition("Ready", "False", "LauncherPodFailed"),
             "paused" => condition("Paused", "True", "PausedByUser"),
+            "moving" => object["status"]["migrationState"] = json!({"migrationUid": "m1"}),
+            "moved" => object["status"]["migrationState"] = json!({"migrationUid": "m1", "completed": true}),
             "unschedulable" => condition("PodScheduled", "False", "Unschedulable"),
             "provisioning" => condition("Provisioning", "True", "PreparingNode"),
             "ErrImagePull" | "ImagePullBackOff" => condition("Synchronized", "False", word),
@@ -104,6 +106,10 @@ fn told(decision: &Decision) -> String {
         Action::DeleteVmi { uid, .. } => Some(format!("delete {uid}")),
         Action::PatchVmi { .. } => Some("release".into()),
         Action::CreatePod(_) | Action::DeletePod { .. } => Some("pods?".into()),
+        Action::PatchVmiStatus { .. }
+        | Action::CreateMigration(_)
+        | Action::DeleteMigration { .. }
+        | Action::Tell(_) => Some("migrations?".into()),
     });
     words.collect::<Vec<_>>().join(", ")
 }
@@ -286,6 +292,10 @@ fn the_word_for_people() {
         ("Always", "Scheduled", "", "Starting"),
         ("Always", "Running ready", "", "Running"),
         ("Always", "Running ready paused", "", "Paused"),
+        ("Always", "Running ready moving", "", "Migrating"),
+        ("Always", "Running ready paused moving", "", "Migrating"),
+        ("Always", "Running ready moved", "", "Running"),
+        ("Always", "Running ready moving deleting", "", "Stopping"),
         ("Always", "Running deleting", "", "Stopping"),
         ("Manual", "Running", "stop", "Stopping"),
         ("Always", "Unknown", "", "Unknown"),

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kubevirt_types::{VmiPhase, labels};
 
 use super::pods::{self, Launcher};
-use super::{Inputs, Owner, REPORT_GRACE, delete_pods, status, write_status};
+use super::{Inputs, Owner, REPORT_GRACE, delete_pods, moves, status, write_status};
 use crate::decision::{Action, Decision};
 use crate::{launcher, owner};
 
@@ -26,6 +26,9 @@ pub(super) fn decide(inputs: &Inputs, pods: &[&Pod], now: Timestamp) -> Decision
         return let_go(inputs, phase, now);
     }
     let mut decision = Decision::default();
+    let mut wanted = vmi.status.clone().unwrap_or_default();
+    moves::observe(inputs, pods, &mut wanted, &mut decision, now);
+    write_status(vmi, &wanted, &mut decision);
     match phase {
         // Nobody but us knows of the pod.
         VmiPhase::Unset | VmiPhase::Pending | VmiPhase::Scheduling => {}
@@ -38,7 +41,7 @@ pub(super) fn decide(inputs: &Inputs, pods: &[&Pod], now: Timestamp) -> Decision
         }
         VmiPhase::Succeeded | VmiPhase::Failed => {}
     }
-    decision.actions = delete_pods(pods.iter().copied());
+    decision.actions.extend(delete_pods(pods.iter().copied()));
     decision
 }
 
@@ -60,7 +63,7 @@ fn let_go(inputs: &Inputs, phase: VmiPhase, now: Timestamp) -> Decision {
     let vmi = &*inputs.vmi;
     let mut decision = Decision { confirm: true, ..Decision::default() };
     let mut wanted = vmi.status.clone().unwrap_or_default();
-    status::observe_pods(&mut wanted, &[]);
+    status::observe_pods(&mut wanted, vmi, &[]);
     match phase {
         VmiPhase::Unset | VmiPhase::Pending | VmiPhase::Scheduling => {
             status::end(&mut wanted, VmiPhase::Failed, "Deleted", "it was deleted before its guest ran", now);

@@ -3,9 +3,12 @@
 //!
 //! Pure: [`decide`] sees one instance, its pods and the time. From `Scheduled` on the status
 //! belongs to virt-handler; written here are then only which pods there are, and the end of
-//! an instance whose pod has certainly ended while no virt-handler said so.
+//! an instance whose pod has certainly ended while no virt-handler said so. Of a migration it
+//! writes the wish to abort it and that its target is gone, and cleans up behind it.
 
 mod deletion;
+mod evacuation;
+mod moves;
 pub mod pods;
 mod status;
 
@@ -15,7 +18,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kubevirt_types::vmi::VirtualMachineInstanceStatus;
-use kubevirt_types::{VirtualMachineInstance, VmiPhase, labels};
+use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, VmiPhase, labels};
 use serde_json::json;
 
 use crate::decision::{Action, Decision};
@@ -47,6 +50,8 @@ pub struct Inputs {
     pub pods: Vec<Arc<Pod>>,
     /// Its VM.
     pub owner: Owner,
+    /// Its migrations, those that are over too.
+    pub migrations: Vec<Arc<VirtualMachineInstanceMigration>>,
     /// How launcher pods are made.
     pub launcher: LauncherConfig,
 }
@@ -65,11 +70,16 @@ pub fn decide(inputs: &Inputs, now: Timestamp) -> Decision {
             before_handover(inputs, &pods, &mut status, &mut decision, now);
         }
         VmiPhase::Scheduled | VmiPhase::Running | VmiPhase::Unknown => {
-            after_handover(vmi, &pods, &mut status, &mut decision, now);
+            after_handover(inputs, &pods, &mut status, &mut decision, now);
             write_status(vmi, &status, &mut decision);
+            if !status.phase.is_final() {
+                moves::clean_up(inputs, &pods, &mut decision, now);
+                evacuation::decide(inputs, &mut decision);
+            }
         }
         VmiPhase::Succeeded | VmiPhase::Failed => {
-            status::observe_pods(&mut status, &pods);
+            status::observe_pods(&mut status, vmi, &pods);
+            moves::observe(inputs, &pods, &mut status, &mut decision, now);
             write_status(vmi, &status, &mut decision);
             decision.actions.extend(delete_pods(pods.iter().copied().filter(|pod| !pods::is_finished(pod))));
         }
@@ -124,7 +134,7 @@ fn before_handover(
                 decision.actions.push(Action::Patch(patch));
             }
             status::scheduled(status, pod, node, now);
-            status::observe_pods(status, pods);
+            status::observe_pods(status, vmi, pods);
             write_status(vmi, status, decision);
         }
         Launcher::Finished { pod, .. } => {
@@ -136,13 +146,15 @@ fn before_handover(
 
 /// While virt-handler owns the status: only what it can't see.
 fn after_handover(
-    vmi: &VirtualMachineInstance,
+    inputs: &Inputs,
     pods: &[&Pod],
     status: &mut VirtualMachineInstanceStatus,
     decision: &mut Decision,
     now: Timestamp,
 ) {
-    status::observe_pods(status, pods);
+    let vmi = &*inputs.vmi;
+    status::observe_pods(status, vmi, pods);
+    moves::observe(inputs, pods, status, decision, now);
     match pods::current(vmi, pods) {
         Launcher::Missing => {
             decision.confirm = true;
@@ -150,6 +162,8 @@ fn after_handover(
         }
         Launcher::Finished { pod, success, at } => {
             let due = at.map_or(now, |at| at + REPORT_GRACE);
+            // Two pods are judged together: one that a cache doesn't show may live.
+            decision.confirm |= vmi.status.as_ref().is_some_and(|s| s.migration_state.is_some());
             if now < due {
                 decision.look_again_at(due, now);
             } else if success {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
-use kubevirt_types::VirtualMachineInstance;
+use kubevirt_types::migration::MigrationState;
+use kubevirt_types::{VirtualMachineInstance, labels};
+use serde_json::Value;
 
 use crate::launcher::{COMPUTE, pod_name};
 use crate::owner;
@@ -34,24 +36,101 @@ pub fn of_vmi<'a>(vmi: &VirtualMachineInstance, pods: &'a [Arc<Pod>]) -> Vec<&'a
     pods.iter().map(Arc::as_ref).filter(|pod| owner::controls(vmi.uid(), &pod.metadata)).collect()
 }
 
-/// The pod that runs the guest, or is going to: on the instance's node if it has one, alive
-/// rather than finished, and the one that this controller would make rather than another.
-pub fn current<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Launcher<'a> {
-    let node = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
-    let made_here = pod_name(vmi);
-    pods.iter()
-        .copied()
-        .min_by_key(|pod| {
-            (
-                is_finished(pod),
-                node.is_some() && node_of(pod) != node,
-                pod.metadata.name.as_ref() != Some(&made_here),
-            )
-        })
-        .map_or(Launcher::Missing, look)
+/// The migration that made a pod, by its uid; none for an instance's first pod.
+pub fn migration_of(pod: &Pod) -> Option<&str> {
+    pod.metadata.labels.as_ref()?.get(labels::MIGRATION_UID).map(String::as_str)
 }
 
-fn look(pod: &Pod) -> Launcher<'_> {
+/// The pod that has the guest, or is going to have it without a migration.
+///
+/// Where the guest has moved, or is about to, the migration's state names the pod. Else it is on
+/// the instance's node if that has one, alive rather than finished, and the one that this controller
+/// would make rather than another.
+pub fn owner_pod<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Option<&'a Pod> {
+    let status = vmi.status.as_ref();
+    if let Some(state) = status.and_then(|status| status.migration_state.as_ref()) {
+        return by_name(pods, if state.completed { &state.target_pod } else { &state.source_pod });
+    }
+    let node = status.and_then(|status| status.node_name.as_deref());
+    let made_here = pod_name(vmi);
+    pods.iter().copied().filter(|pod| migration_of(pod).is_none()).min_by_key(|pod| {
+        (
+            is_finished(pod),
+            node.is_some() && node_of(pod) != node,
+            pod.metadata.name.as_ref() != Some(&made_here),
+        )
+    })
+}
+
+/// What an instance's end depends on: the launcher of [`owner_pod`], and with it the target's while
+/// nobody has said which of the two has the guest.
+pub fn current<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Launcher<'a> {
+    let owner = owner_pod(vmi, pods).map_or(Launcher::Missing, look);
+    let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    match (owner, state) {
+        (Launcher::Missing | Launcher::Finished { .. }, Some(state)) if !state.completed => {
+            after_source(owner, look_for(pods, &state.target_pod), state)
+        }
+        (owner, _) => owner,
+    }
+}
+
+/// The source of a migration that isn't completed has ended, as `source` says.
+fn after_source<'a>(source: Launcher<'a>, target: Launcher<'a>, state: &MigrationState) -> Launcher<'a> {
+    let handed_over = match source {
+        Launcher::Finished { pod, .. } => match last_reason(pod).as_deref() {
+            Some(MIGRATED) => true,
+            Some(reason) if SHUT_DOWN.contains(&reason) => false,
+            // It may have handed over and died before it was sure. One whose migration has failed
+            // kept its guest, unless it says otherwise.
+            Some(_) | None => !state.failed,
+        },
+        Launcher::Missing => !state.failed,
+        Launcher::Preparing(_) | Launcher::Ready(..) => false,
+    };
+    if !handed_over {
+        return source;
+    }
+    match (source, target) {
+        // It may have the guest: no end is judged while it lives.
+        (_, Launcher::Preparing(_) | Launcher::Ready(..)) => target,
+        (
+            Launcher::Finished { success: left_well, at: left, .. },
+            Launcher::Finished { pod, success: ended_well, at: ended },
+        ) => Launcher::Finished { pod, success: left_well && ended_well, at: left.max(ended) },
+        (Launcher::Finished { pod, at, .. }, Launcher::Missing) => {
+            Launcher::Finished { pod, success: false, at }
+        }
+        (Launcher::Missing | Launcher::Preparing(_) | Launcher::Ready(..), _) => Launcher::Missing,
+    }
+}
+
+fn by_name<'a>(pods: &[&'a Pod], name: &str) -> Option<&'a Pod> {
+    pods.iter().copied().find(|pod| pod.metadata.name.as_deref() == Some(name))
+}
+
+/// The launcher in the pod of this name.
+pub fn look_for<'a>(pods: &[&'a Pod], name: &str) -> Launcher<'a> {
+    by_name(pods, name).map_or(Launcher::Missing, look)
+}
+
+/// The reason with which a launcher ends whose guest runs at a migration's target.
+const MIGRATED: &str = "Migrated";
+
+/// Reasons with which a launcher ends whose guest shut itself down, and so was there.
+const SHUT_DOWN: [&str; 2] = ["Shutdown", "GuestShutdown"];
+
+/// The reason that the launcher left when it ended; none when it could leave none.
+fn last_reason(pod: &Pod) -> Option<String> {
+    let all = status(pod)?.container_statuses.as_ref()?;
+    let compute = all.iter().find(|container| container.name == COMPUTE)?;
+    let said: Value =
+        serde_json::from_str(compute.state.as_ref()?.terminated.as_ref()?.message.as_deref()?).ok()?;
+    said["reason"].as_str().map(str::to_owned)
+}
+
+/// How far the launcher in a pod is.
+pub fn look(pod: &Pod) -> Launcher<'_> {
     if is_finished(pod) {
         let success = status(pod).and_then(|s| s.phase.as_deref()) == Some("Succeeded");
         return Launcher::Finished { pod, success, at: finished_at(pod) };

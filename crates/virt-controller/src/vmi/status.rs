@@ -91,13 +91,16 @@ pub(super) fn scheduled(status: &mut VirtualMachineInstanceStatus, pod: &Pod, no
 }
 
 /// Which launcher pods there are, and what they run.
-pub(super) fn observe_pods(status: &mut VirtualMachineInstanceStatus, pods: &[&Pod]) {
+pub(super) fn observe_pods(
+    status: &mut VirtualMachineInstanceStatus,
+    vmi: &VirtualMachineInstance,
+    pods: &[&Pod],
+) {
     let alive = || pods.iter().filter(|pod| !pods::is_finished(pod));
     status.active_pods =
         alive().filter_map(|pod| Some((pod.metadata.uid.clone()?, pods::node_of(pod)?.to_owned()))).collect();
-    let node = status.node_name.as_deref();
-    let on_node = alive().find(|pod| pods::node_of(pod) == node);
-    if let Some(image) = on_node.and_then(|pod| pods::launcher_image(pod)) {
+    let owner = pods::owner_pod(vmi, pods).filter(|pod| !pods::is_finished(pod));
+    if let Some(image) = owner.and_then(pods::launcher_image) {
         status.launcher_container_image_version = Some(image);
     }
 }

@@ -113,6 +113,7 @@ fn inputs(vmi: VirtualMachineInstance, pods: &[&str]) -> Inputs {
         vmi: Arc::new(vmi),
         pods: pods.iter().map(|state| Arc::new(pod(state))).collect(),
         owner: Owner::Alive,
+        migrations: vec![],
         launcher: config(),
     }
 }
@@ -133,7 +134,13 @@ fn told(decision: &Decision) -> String {
             }
             Action::CreatePod(_) => Some("create pod".into()),
             Action::DeletePod { .. } => Some("delete pod".into()),
-            Action::CreateVmi(_) | Action::DeleteVmi { .. } | Action::PatchVmi { .. } => None,
+            Action::CreateMigration(_) => Some("migrate".into()),
+            Action::CreateVmi(_)
+            | Action::DeleteVmi { .. }
+            | Action::PatchVmi { .. }
+            | Action::PatchVmiStatus { .. }
+            | Action::DeleteMigration { .. }
+            | Action::Tell(_) => None,
         })
         .collect();
     if let Some(wait) = decision.requeue_after {

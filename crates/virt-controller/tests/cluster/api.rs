@@ -75,7 +75,9 @@ impl Api {
         if uri.path().contains("/events") {
             return Ok((StatusCode::CREATED, body.clone()));
         }
-        let (_, rest) = uri.path().split_once("/namespaces/ns/").expect("everything is in namespace ns");
+        // Everything is in namespace ns; migrations are listed in all.
+        let in_ns = uri.path().split_once("/namespaces/ns/").or_else(|| uri.path().split_once("/v1/"));
+        let (_, rest) = in_ns.expect("a path of a namespace, or of all");
         let mut segments = rest.split('/').map(str::to_owned);
         let plural = segments.next().unwrap();
         let name = segments.next();

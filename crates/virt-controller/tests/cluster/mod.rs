@@ -10,18 +10,22 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, store::Writer as StoreWriter};
 use kube::runtime::watcher::Event;
-use kubevirt_types::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceReplicaSet};
+use kubevirt_types::{
+    KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
+    VirtualMachineInstanceReplicaSet,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use virt_controller::act::Writer;
 use virt_controller::cache::{Cache, keys};
 use virt_controller::children::Children;
 use virt_controller::controller::{Context, Kind, round};
-use virt_controller::kinds::{Sets, Vmis, Vms};
+use virt_controller::kinds::{Migrations, Sets, Vmis, Vms};
 
 pub const VMS: &str = "virtualmachines";
 pub const VMIS: &str = "virtualmachineinstances";
 pub const SETS: &str = "virtualmachineinstancereplicasets";
+pub const MIGRATIONS: &str = "virtualmachineinstancemigrations";
 pub const PODS: &str = "pods";
 
 /// One virt-controller with its own view, which is as old as its last [`Controller::look`].
@@ -32,6 +36,7 @@ pub struct Controller {
     vmis: StoreWriter<VirtualMachineInstance>,
     pods: StoreWriter<Pod>,
     sets: StoreWriter<VirtualMachineInstanceReplicaSet>,
+    migrations: StoreWriter<VirtualMachineInstanceMigration>,
 }
 
 impl Controller {
@@ -41,12 +46,14 @@ impl Controller {
         let (vmis_store, vmis) = reflector::store();
         let (pods_store, pods) = reflector::store();
         let (sets_store, sets) = reflector::store();
+        let (migrations_store, migrations) = reflector::store();
         let (installations, _) = reflector::store::<KubeVirt>();
         let cache = Cache {
             vms: vms_store,
             vmis: vmis_store,
             pods: pods_store,
             sets: sets_store,
+            migrations: migrations_store,
             installations,
             launchers: Children::default(),
             members: Children::default(),
@@ -55,7 +62,7 @@ impl Controller {
         let reporter = Reporter { controller: "virt-controller".into(), instance: Some("test".into()) };
         let writer = Writer { client: client.clone(), recorder: Recorder::new(client, reporter) };
         let context = Context { cache, writer, launcher_image: "launcher".into() };
-        let mut controller = Self { api: api.clone(), context, vms, vmis, pods, sets };
+        let mut controller = Self { api: api.clone(), context, vms, vmis, pods, sets, migrations };
         controller.look();
         controller
     }
@@ -67,6 +74,7 @@ impl Controller {
         fill(&mut self.vmis, state.of(VMIS));
         fill(&mut self.pods, state.of(PODS));
         fill(&mut self.sets, state.of(SETS));
+        fill(&mut self.migrations, state.of(MIGRATIONS));
         drop(state);
         let cache = &self.context.cache;
         cache.launchers.rebuild(cache.pods.state().iter().map(|pod| &pod.metadata));
@@ -77,7 +85,8 @@ impl Controller {
     pub async fn act(&self) -> Result<(), virt_controller::controller::RoundError> {
         self.each::<Vms>(keys(&self.context.cache.vms)).await?;
         self.each::<Vmis>(keys(&self.context.cache.vmis)).await?;
-        self.each::<Sets>(keys(&self.context.cache.sets)).await
+        self.each::<Sets>(keys(&self.context.cache.sets)).await?;
+        self.each::<Migrations>(keys(&self.context.cache.migrations)).await
     }
 
     async fn each<K: Kind>(
@@ -115,7 +124,8 @@ pub fn surroundings(api: &Api) {
         if orphan {
             state.delete(&key, &json!({}));
         } else if pod["status"].is_null() {
-            state.patch(&key, &json!({"spec": {"nodeName": "n1"}}), false);
+            let node = free_node(&state, &owner["uid"]);
+            state.patch(&key, &json!({"spec": {"nodeName": node}}), false);
             let ready = json!({"status": {
                 "phase": "Running", "qosClass": "Burstable",
                 "conditions": [{"type": "Ready", "status": "True"}],
@@ -138,12 +148,25 @@ pub fn surroundings(api: &Api) {
         };
         let reached = json!([{"phase": next, "phaseTransitionTimestamp": "2026-11-23T00:00:00Z"}]);
         let patch = json!({"status": {
-            "phase": next, "conditions": [{"type": "Ready", "status": ready}],
+            "phase": next,
+            "conditions": [
+                {"type": "Ready", "status": ready}, {"type": "LiveMigratable", "status": "True"},
+            ],
             "phaseTransitionTimestamps": reached,
         }});
         state.patch(&key, &patch, true);
     }
     state.crash = crash;
+}
+
+/// A node that has no launcher of this instance: the first, or the one that its guest can move to.
+fn free_node(state: &api::State, vmi: &Value) -> &'static str {
+    let taken = |node: &str| {
+        state.of(PODS).any(|pod| {
+            pod["metadata"]["ownerReferences"][0]["uid"] == *vmi && pod["spec"]["nodeName"] == node
+        })
+    };
+    if taken("n1") { "n2" } else { "n1" }
 }
 
 /// Makes an object.
@@ -188,13 +211,17 @@ pub async fn settle(api: &Api) {
     panic!("never quiet: {:?}", log(api));
 }
 
-/// What holds after every round: no instance has two launcher pods.
+/// What holds after every round: no instance has two launcher pods, but for a migration.
 pub fn check(api: &Api) {
     let state = api.lock();
     for vmi in state.of(VMIS) {
         let uid = &vmi["metadata"]["uid"];
-        let pods = state.of(PODS).filter(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == *uid).count();
-        assert!(pods <= 1, "{pods} launcher pods of one instance");
+        let moves = state.of(MIGRATIONS).filter(|m| m["spec"]["vmiName"] == vmi["metadata"]["name"]).count();
+        let alive = |pod: &&Value| {
+            pod["metadata"]["ownerReferences"][0]["uid"] == *uid && pod["status"]["phase"] != "Succeeded"
+        };
+        let pods = state.of(PODS).filter(alive).count();
+        assert!(pods <= if moves == 0 { 1 } else { 2 }, "{pods} launcher pods of one instance");
     }
 }
 

@@ -1,0 +1,133 @@
+//! What an instance owes its migrations: the wish to abort, the word that a target is gone, labels
+//! that follow the guest, and the removal of launchers that nobody needs any more.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kubevirt_types::migration::MigrationState;
+use kubevirt_types::vmi::VirtualMachineInstanceStatus;
+use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, labels};
+use serde_json::{Map, Value, json};
+
+use super::pods::{self, Launcher};
+use super::{Inputs, REPORT_GRACE, delete_pods};
+use crate::decision::{Action, Decision};
+
+/// How long after its end a migration's source and its label may stay.
+const AFTERMATH: Duration = Duration::from_secs(60);
+
+/// Whether a migration isn't over, as its own status says.
+pub(super) fn is_open(migration: &VirtualMachineInstanceMigration) -> bool {
+    !migration.status.as_ref().is_some_and(|status| status.phase.is_final())
+}
+
+/// Brings the state of a migration that isn't final up to what is seen, and forgets a drain that
+/// the guest has left behind.
+pub(super) fn observe(
+    inputs: &Inputs,
+    pods: &[&Pod],
+    status: &mut VirtualMachineInstanceStatus,
+    decision: &mut Decision,
+    now: Timestamp,
+) {
+    if status.evacuation_node_name.is_some() && status.evacuation_node_name != status.node_name {
+        status.evacuation_node_name = None;
+    }
+    let Some(state) = status.migration_state.as_mut().filter(|state| !state.is_final()) else { return };
+    if !state.abort_requested && is_unwanted(inputs, state) {
+        // A cache that doesn't show the migration yet would look the same.
+        decision.confirm = true;
+        state.abort_requested = true;
+    }
+    let target = pods::look_for(pods, &state.target_pod);
+    let ended = match target {
+        Launcher::Missing => Some((now, "the target pod is gone".to_owned())),
+        Launcher::Finished { pod, at, .. } => {
+            Some((at.unwrap_or(now), format!("the target pod has ended: {}", pods::failure(pod))))
+        }
+        Launcher::Preparing(_) | Launcher::Ready(..) => None,
+    };
+    let Some((at, why)) = ended else { return };
+    decision.confirm = true;
+    // A source that lives may hold a guest that stands until this is said. Where both have ended,
+    // the target's virt-handler has a while to say that the guest ran there.
+    let source_ended = matches!(
+        pods::look_for(pods, &state.source_pod),
+        Launcher::Missing | Launcher::Finished { .. }
+    );
+    let due = if source_ended { at + REPORT_GRACE } else { now };
+    if matches!(target, Launcher::Finished { .. }) && now < due {
+        return decision.look_again_at(due, now);
+    }
+    state.failed = true;
+    state.failure_reason = Some(why.trim_end_matches([' ', ':']).to_owned());
+    state.end_timestamp = Some(now);
+}
+
+/// Whether nobody wants this migration any more: the instance goes, or the migration does.
+fn is_unwanted(inputs: &Inputs, state: &MigrationState) -> bool {
+    let mine = inputs.migrations.iter().find(|migration| migration.uid() == state.migration_uid);
+    inputs.vmi.is_deleting() || mine.is_none_or(|migration| migration.is_deleting())
+}
+
+/// Labels and launchers of migrations that are over.
+pub(super) fn clean_up(inputs: &Inputs, pods: &[&Pod], decision: &mut Decision, now: Timestamp) {
+    let vmi = &*inputs.vmi;
+    let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    if state.is_some_and(|state| !state.is_final()) {
+        decision.actions.extend(relabel(vmi, false));
+        return;
+    }
+    let over = state.and_then(|state| state.end_timestamp).map(|end| end + AFTERMATH);
+    let open = inputs.migrations.iter().any(|migration| is_open(migration));
+    let due = over.filter(|due| now < *due);
+    let target_label = label(vmi, labels::MIGRATION_TARGET_NODE).is_some();
+    let forget = target_label && !open && due.is_none();
+    // A migration that a cache doesn't show yet may have put it there.
+    decision.confirm |= forget;
+    decision.actions.extend(relabel(vmi, forget));
+    let left_over: Vec<&Pod> = strays(inputs, pods).collect();
+    if let Some(due) = due.filter(|_| target_label || !left_over.is_empty()) {
+        decision.look_again_at(due, now);
+    }
+    // The source of a migration that is completed ends by itself; a failed one's target doesn't.
+    let patient = state.is_some_and(|state| state.completed) && due.is_some();
+    if !patient {
+        let deletions = delete_pods(left_over.into_iter());
+        decision.confirm |= !deletions.is_empty();
+        decision.actions.extend(deletions);
+    }
+}
+
+/// Launchers that came with a migration, or were left by one, and have nothing to do any more.
+fn strays<'a>(inputs: &Inputs, pods: &[&'a Pod]) -> impl Iterator<Item = &'a Pod> {
+    let vmi = &*inputs.vmi;
+    let owner = pods::owner_pod(vmi, pods).and_then(|pod| pod.metadata.uid.clone());
+    let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    let source = state.filter(|state| state.completed).map(|state| state.source_pod.clone());
+    let open: Vec<String> =
+        inputs.migrations.iter().filter(|m| is_open(m)).map(|m| m.uid().to_owned()).collect();
+    pods.iter().copied().filter(move |pod| {
+        let came = pods::migration_of(pod).is_some_and(|uid| !open.iter().any(|open| open == uid));
+        let left = source.is_some() && pod.metadata.name == source;
+        (came || left) && pod.metadata.uid != owner && !pods::is_finished(pod)
+    })
+}
+
+/// The label that says where the guest is, and with `forget` the one that says where it goes.
+fn relabel(vmi: &VirtualMachineInstance, forget: bool) -> Option<Action> {
+    let mut wanted = Map::new();
+    let node = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
+    if node.is_some() && label(vmi, labels::NODE_NAME) != node {
+        wanted.insert(labels::NODE_NAME.to_owned(), json!(node));
+    }
+    if forget {
+        wanted.insert(labels::MIGRATION_TARGET_NODE.to_owned(), Value::Null);
+    }
+    (!wanted.is_empty()).then(|| Action::Patch(json!({ "metadata": { "labels": wanted } })))
+}
+
+fn label<'a>(vmi: &'a VirtualMachineInstance, name: &str) -> Option<&'a str> {
+    vmi.metadata.labels.as_ref()?.get(name).map(String::as_str)
+}
