@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-pub use bytes::{RelayEnd, relay};
+pub use bytes::{RelayEnd, relay, relay_with};
 pub use websockets::{Leg, LegEnd, WebsocketsEnd, pump, relay_websockets};
 
 /// Load balancers cut what is idle for a minute, some after twenty seconds.
@@ -49,6 +49,11 @@ impl Close {
     /// We stop, what is carried goes on: come again.
     pub fn going_away() -> Self {
         Self { code: 1001, reason: "the server is shutting down".into() }
+    }
+
+    /// What is carried goes on at another server: come again.
+    pub fn moved() -> Self {
+        Self { code: 1001, reason: "the guest moves to another node".into() }
     }
 
     /// Something broke here.

@@ -1,9 +1,11 @@
 //! What this handler watches in the cluster: the VMIs and launcher pods of its node, and the
-//! configuration. Each is one watch, kept as long as the process lives.
+//! configuration. Each watch is kept as long as the process lives.
+
+mod merged;
 
 use std::hash::Hash;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -12,6 +14,8 @@ use kubevirt_types::{KubeVirt, VirtualMachineInstance, labels};
 use tokio::sync::{mpsc, watch};
 
 use crate::vmi::decide::PodFacts;
+use crate::vmi::owner;
+use merged::{Merged, Side};
 
 /// Who should be looked at again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub enum Wake {
     Pod(String),
 }
 
-/// The VMIs of this node.
+/// The VMIs that are on this node, or on their way to it.
 #[derive(Clone)]
 pub struct Vmis {
     /// The cache.
@@ -30,11 +34,28 @@ pub struct Vmis {
 }
 
 impl Vmis {
-    /// Watches the VMIs with this node's label.
+    /// Watches the VMIs with one of this node's labels.
     pub fn watch(client: Client, node: &str, wake: mpsc::UnboundedSender<Wake>) -> Self {
-        let config = watcher::Config::default().labels(&format!("{}={node}", labels::NODE_NAME));
-        let store = reflect(Api::all(client), config, move |vmi: &VirtualMachineInstance| {
-            drop(wake.send(Wake::Vmi(ObjectRef::from_obj(vmi))));
+        let seen = |label: &str, side| {
+            let config = watcher::Config::default().labels(&format!("{label}={node}"));
+            let events = objects(Api::<VirtualMachineInstance>::all(client.clone()), config);
+            events.map(move |event| (side, event))
+        };
+        let here = seen(labels::NODE_NAME, Side::One);
+        let coming = seen(labels::MIGRATION_TARGET_NODE, Side::Other);
+        let mut merged = Merged::default();
+        let store = merged.store();
+        let mut events = Box::pin(stream::select(here, coming));
+        tokio::spawn(async move {
+            while let Some((side, event)) = events.next().await {
+                match event {
+                    Ok(event) => merged.apply(side, event).into_iter().for_each(|vmi| {
+                        // A handler that drains listens no more.
+                        drop(wake.send(Wake::Vmi(vmi)));
+                    }),
+                    Err(error) => tracing::warn!(%error, ?side, "watch of VirtualMachineInstances"),
+                }
+            }
         });
         Self { store }
     }
@@ -50,6 +71,11 @@ impl Vmis {
             vmi.status.as_ref().is_some_and(|status| status.active_pods.contains_key(pod_uid))
         };
         self.store.find(has).map(|vmi| ObjectRef::from_obj(vmi.as_ref()))
+    }
+
+    /// The VMI with this uid.
+    pub fn of_uid(&self, uid: &str) -> Option<ObjectRef<VirtualMachineInstance>> {
+        self.store.find(|vmi| vmi.uid() == uid).map(|vmi| ObjectRef::from_obj(vmi.as_ref()))
     }
 }
 
@@ -72,6 +98,19 @@ impl Pods {
             }
         });
         Self { store }
+    }
+
+    /// The uid of the launcher pod that has a VMI's guest or gets it, if that is this node's part.
+    pub fn launcher(&self, vmi: &VirtualMachineInstance, node: &str) -> Option<String> {
+        owner::launcher(vmi, node, |name| {
+            self.store.get(&ObjectRef::new(name).within(vmi.namespace()))?.metadata.uid.clone()
+        })
+    }
+
+    /// The uid of the VMI that the pod with this uid was made for.
+    pub fn made_for(&self, uid: &str) -> Option<String> {
+        let pod = self.store.find(|pod| pod.metadata.uid.as_deref() == Some(uid))?;
+        pod.metadata.labels.as_ref()?.get(labels::CREATED_BY).cloned()
     }
 
     /// What is known of the pod with this uid.
@@ -101,6 +140,17 @@ pub fn use_emulation(client: Client, namespace: &str) -> watch::Receiver<Option<
     told
 }
 
+/// What a watch sees.
+fn objects<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
+where
+    K: Resource + Clone + std::fmt::Debug + Send + Sync + serde::de::DeserializeOwned + 'static,
+{
+    watcher(api, config).default_backoff().modify(|object| object.meta_mut().managed_fields = None)
+}
+
 /// Keeps a cache of what a watch sees and tells of each object in it.
 fn reflect<K>(api: Api<K>, config: watcher::Config, told: impl Fn(&K) + Send + 'static) -> Store<K>
 where
@@ -108,9 +158,7 @@ where
     K::DynamicType: Default + Eq + Hash + Clone + Unpin + Send + Sync,
 {
     let (store, writer) = reflector::store();
-    let objects =
-        watcher(api, config).default_backoff().modify(|object| object.meta_mut().managed_fields = None);
-    let mut events = Box::pin(reflector::reflector(writer, objects));
+    let mut events = Box::pin(reflector::reflector(writer, objects(api, config)));
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {

@@ -3,7 +3,8 @@
 //! Who may call is settled by TLS. A stream needs no lock and leaves no state here: the launcher
 //! is asked first, and only if it agrees the connection becomes a websocket. The answer's header
 //! [`OFFSET_HEADER`] tells where in the guest's output the stream begins, so that a caller can
-//! resume it through another handler.
+//! resume it through another handler. It is had where the guest is: while that moves from one node
+//! to another it is to be had nowhere, and a stream that ends because of it says "come again".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,10 +18,10 @@ use axum::{Extension, Json, Router};
 use http::{HeaderValue, StatusCode, header};
 use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::attach::{AttachError, AttachRequest, OFFSET_HEADER, attach};
-use kubevirt_stream::relay::relay;
+use kubevirt_stream::relay::{Close, relay_with};
 use kubevirt_stream::websocket::{NotAWebsocket, Upgrade};
+use kubevirt_types::Release;
 use kubevirt_types::feature::{What, exists};
-use kubevirt_types::{Release, VirtualMachineInstance};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::UnixStream;
@@ -30,20 +31,20 @@ use crate::launcher::link::Links;
 use crate::launcher::socket::{self, SocketError};
 use crate::metrics::STREAMS;
 use crate::screen::{self, RfbError, ScreenError};
-use crate::vmi::decide::pod_uid;
+use crate::vmi::knowledge::Knowledge;
 
 /// A launcher answers an attach from memory.
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 
-/// Finds a VMI of this node.
-pub type Lookup = Arc<dyn Fn(&str, &str) -> Option<Arc<VirtualMachineInstance>> + Send + Sync>;
+/// Finds the uid of the launcher pod of a VMI whose guest is on this node.
+pub type Lookup = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
 
 /// What the server needs.
 #[derive(Clone)]
 pub struct Consoles {
-    /// The VMIs of this node.
+    /// The launcher pods of the VMIs of this node.
     pub lookup: Lookup,
-    /// Their launchers.
+    /// Those launchers.
     pub links: Links,
     /// This node.
     pub node: String,
@@ -70,6 +71,8 @@ struct Look {
 enum ConsoleError {
     #[error("virtualmachineinstances.kubevirt.io \"{name}\" not found on node {node}")]
     NotHere { name: String, node: String },
+    #[error("virtualmachineinstances.kubevirt.io \"{name}\" moves away from node {node}")]
+    Moving { name: String, node: String },
     #[error(transparent)]
     NotAWebsocket(#[from] NotAWebsocket),
     #[error("{0}")]
@@ -151,10 +154,28 @@ async fn unpause(State(consoles): State<Consoles>, Path(name): Name) -> Result<S
 
 impl Consoles {
     fn pod_of(&self, (namespace, name): &(String, String)) -> Result<String, ConsoleError> {
-        let vmi = (self.lookup)(namespace, name);
-        let pod = vmi.as_ref().and_then(|vmi| pod_uid(vmi, &self.node));
-        pod.map(str::to_owned)
-            .ok_or_else(|| ConsoleError::NotHere { name: name.clone(), node: self.node.clone() })
+        let here = || (name.clone(), self.node.clone());
+        let pod = (self.lookup)(namespace, name).ok_or_else(|| {
+            let (name, node) = here();
+            ConsoleError::NotHere { name, node }
+        })?;
+        if self.is_given_away(&pod) {
+            let (name, node) = here();
+            return Err(ConsoleError::Moving { name, node });
+        }
+        Ok(pod)
+    }
+
+    fn is_given_away(&self, pod: &str) -> bool {
+        matches!(self.links.knowledge(pod), Knowledge::Known(domain) if domain.is_given_away())
+    }
+
+    /// What the end of a launcher's stream means. Its state may be behind the stream, so it is asked.
+    async fn farewell(&self, pod: &str) -> Close {
+        if let Err(error) = calls::look(&self.links, pod).await {
+            tracing::debug!(pod, %error, "a launcher whose stream has ended");
+        }
+        if self.is_given_away(pod) { Close::moved() } else { Close::normal() }
     }
 
     async fn stream(
@@ -182,13 +203,14 @@ impl Consoles {
         let mut response: Response = upgrade.response();
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
         let stop = streams.stop().clone();
+        let consoles = self.clone();
         streams.spawn(async move {
             let _open = Open::new();
             let (namespace, name) = name;
             tracing::info!(namespace, name, socket, session, offset, "stream begins");
             match upgrade.websocket().await {
                 Ok(websocket) => {
-                    let end = relay(websocket, guest, &stop).await;
+                    let end = relay_with(websocket, guest, &stop, consoles.farewell(&pod)).await;
                     tracing::info!(namespace, name, socket, session, ?end, "stream ends");
                 }
                 Err(error) => tracing::info!(namespace, name, socket, session, %error, "stream not begun"),
@@ -224,7 +246,8 @@ impl Drop for Open {
 impl ConsoleError {
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::NotHere { .. } => (StatusCode::NOT_FOUND, "NotFound"),
+            // What virt-api asks again for, elsewhere.
+            Self::NotHere { .. } | Self::Moving { .. } => (StatusCode::NOT_FOUND, "NotFound"),
             Self::NotAWebsocket(_) | Self::Query(_) | Self::Call(CallError::Unsupported { .. }) => {
                 (StatusCode::BAD_REQUEST, "BadRequest")
             }

@@ -26,6 +26,7 @@ use crate::life::{self, LifeError};
 use crate::lock::state::{State, is_ready};
 use crate::metrics;
 use crate::node::heartbeat::{self, Facts};
+use crate::vmi::owner::{self, Part};
 
 /// How long launchers that are there at the start have to answer before anything is judged.
 const ADOPTION_GRACE: Duration = Duration::from_secs(10);
@@ -85,8 +86,12 @@ pub async fn run(args: Args) -> Result<(), RunError> {
             .await?
             .with_drain(STREAM_DRAIN);
     let consoles = {
-        let vmis = vmis.clone();
-        let lookup = Arc::new(move |namespace: &str, name: &str| vmis.get(namespace, name));
+        let (vmis, pods, node) = (vmis.clone(), pods.clone(), pod.node_name.clone());
+        let lookup = Arc::new(move |namespace: &str, name: &str| {
+            let vmi = vmis.get(namespace, name)?;
+            let here = owner::part(&vmi, &node) == Part::Owner;
+            here.then(|| pods.launcher(&vmi, &node)).flatten()
+        });
         Consoles { lookup, links: links.clone(), node: pod.node_name.clone() }
     };
     // Health is asked for until the process ends: the kubelet would kill a drain that it can't see alive.

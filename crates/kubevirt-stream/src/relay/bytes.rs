@@ -17,7 +17,7 @@ const CHUNK: usize = 32 * 1024;
 /// How a relay ended.
 #[derive(Debug)]
 pub enum RelayEnd {
-    /// The byte stream came to its end; the peer was told 1000.
+    /// The byte stream came to its end; the peer was told 1000, or what [`relay_with`] was given.
     StreamEnded,
     /// The byte stream broke; the peer was told 1011.
     StreamFailed(std::io::Error),
@@ -44,10 +44,24 @@ where
     W: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite,
 {
+    relay_with(websocket, stream, stop, std::future::ready(Close::normal())).await
+}
+
+/// As [`relay`]; `farewell` finds out what the peer is told when the byte stream comes to its end.
+pub async fn relay_with<W, S>(
+    websocket: WebSocketStream<W>,
+    stream: S,
+    stop: &CancellationToken,
+    farewell: impl Future<Output = Close>,
+) -> RelayEnd
+where
+    W: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
+{
     let (mut sink, mut source) = websocket.split();
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (end, goodbye) = {
-        let mut to_peer = pin!(to_peer(&mut reader, &mut sink));
+        let mut to_peer = pin!(to_peer(&mut reader, &mut sink, farewell));
         let mut from_peer = pin!(from_peer(&mut source, &mut writer));
         tokio::select! {
             end = &mut to_peer => {
@@ -83,7 +97,7 @@ where
 }
 
 /// Sends what the stream says, pings in between, and at its end a close frame.
-async fn to_peer<R, W>(reader: &mut R, sink: &mut W) -> RelayEnd
+async fn to_peer<R, W>(reader: &mut R, sink: &mut W, farewell: impl Future<Output = Close>) -> RelayEnd
 where
     R: AsyncRead + Unpin,
     W: Sink<Message, Error = Error> + Unpin,
@@ -94,7 +108,7 @@ where
         let message = tokio::select! {
             read = reader.read(&mut buffer) => match read {
                 Ok(0) => {
-                    send_close(sink, Close::normal()).await;
+                    send_close(sink, farewell.await).await;
                     return RelayEnd::StreamEnded;
                 }
                 Ok(n) => Message::binary(buffer[..n].to_vec()),

@@ -70,12 +70,13 @@ impl Control {
             .iter()
             .map(|vmi| Wake::Vmi(kube::runtime::reflector::ObjectRef::from_obj(vmi.as_ref())))
             .collect();
-        let vmis = self.vmis.clone();
+        let (vmis, pods) = (self.vmis.clone(), self.pods.clone());
         let later = stream::poll_fn(|cx| wakes.poll_recv(cx));
         let queue = stream::iter(all).chain(later).filter_map(move |wake| {
             let found = match wake {
                 Wake::Vmi(reference) => Some(reference),
-                Wake::Pod(uid) => vmis.of_pod(&uid),
+                // A migration's target may not be in the VMI's status yet.
+                Wake::Pod(uid) => vmis.of_pod(&uid).or_else(|| vmis.of_uid(&pods.made_for(&uid)?)),
             };
             std::future::ready(found.map(Ok::<_, std::convert::Infallible>))
         });

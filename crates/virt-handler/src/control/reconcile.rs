@@ -10,11 +10,13 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource};
 use kubevirt_types::VirtualMachineInstance;
+use kubevirt_types::migration::MigrationProgress;
 use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 
 use super::Control;
 use crate::launcher::calls::{self, CallError};
-use crate::vmi::decide::{ASK_AGAIN, Call, Memory, Notice, View, decide, pod_uid};
+use crate::vmi::decide::{ASK_AGAIN, Call, Memory, Notice, PodFacts, View, decide};
+use crate::vmi::migration;
 use crate::vmi::status;
 
 /// How long the API server has for one call.
@@ -64,13 +66,13 @@ pub async fn reconcile(
     vmi: Arc<VirtualMachineInstance>,
     control: Arc<Control>,
 ) -> Result<Action, ReconcileError> {
-    let Some(pod) = pod_uid(&vmi, &control.node) else { return Ok(Action::await_change()) };
-    control.links.ensure(pod);
+    let Some(pod) = control.pods.launcher(&vmi, &control.node) else { return Ok(Action::await_change()) };
+    control.links.ensure(&pod);
     // Kubernetes' times have whole seconds.
     let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
     let memory = control.memory().get(vmi.uid()).cloned().unwrap_or_default();
-    let knowledge = control.links.knowledge(pod);
-    let facts = control.pods.facts(pod);
+    let knowledge = control.links.knowledge(&pod);
+    let facts = control.pods.facts(&pod);
     let decision = decide(View {
         vmi: &vmi,
         node: &control.node,
@@ -85,15 +87,26 @@ pub async fn reconcile(
     let mut written = true;
     if let Some(wanted) = &decision.status {
         written = write(&control, &vmi, wanted).await?;
-        if written && let Some(notice) = &decision.notice {
-            publish(&control, &vmi, notice).await;
+        if written {
+            if progress(wanted) != vmi.status.as_ref().and_then(progress) {
+                remember(&control, &vmi, |memory| memory.progress_written = Some(now));
+            }
+            for notice in &decision.notices {
+                publish(&control, &vmi, notice).await;
+            }
         }
     }
-    if let Some(call) = decision.call {
-        ask(&control, &vmi, pod, call, memory, now).await?;
+    if let Some(call) = &decision.call {
+        let asked = Asked { pod: &pod, call, facts: facts.as_ref(), now };
+        written &= ask(&control, &vmi, asked, memory).await?;
     }
     let again = if written { decision.again } else { Some(CONFLICT) };
     Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// How far its migration is, as a status says.
+fn progress(status: &VirtualMachineInstanceStatus) -> Option<&MigrationProgress> {
+    status.migration_state.as_ref()?.progress.as_ref()
 }
 
 /// When to look again after an error.
@@ -125,49 +138,84 @@ async fn write(
     }
 }
 
+/// What a launcher is asked.
+struct Asked<'a> {
+    pod: &'a str,
+    call: &'a Call,
+    facts: Option<&'a PodFacts>,
+    now: Timestamp,
+}
+
+/// Asks, and writes what is answered. False when somebody else has written in between: it is asked again then.
 async fn ask(
     control: &Control,
     vmi: &VirtualMachineInstance,
-    pod: &str,
-    call: Call,
+    asked: Asked<'_>,
     memory: Memory,
-    now: Timestamp,
-) -> Result<(), ReconcileError> {
+) -> Result<bool, ReconcileError> {
+    let Asked { pod, call, facts, now } = asked;
     let allow_emulation = control.use_emulation.borrow().unwrap_or(false);
-    let notice = match calls::carry_out(&control.links, pod, call, vmi, allow_emulation).await {
-        Ok(()) => match call {
-            Call::Sync => Some(Notice::normal("Created", "VirtualMachineInstance defined.")),
-            // Said once, not each time the button is pressed.
-            Call::Shutdown { .. } if memory.shutdown_sent.is_some() => None,
-            Call::Shutdown { .. } => Some(Notice::normal("ShuttingDown", "Signaled Graceful Shutdown")),
-            Call::Kill if memory.kill_sent.is_some() => None,
-            Call::Kill => Some(Notice::normal("Deleted", "Signaled Deletion")),
-        },
+    let answer = match calls::carry_out(&control.links, pod, call, vmi, allow_emulation).await {
+        Ok(answer) => answer,
         Err(source) => {
-            if call == Call::Sync {
+            if *call == Call::Sync {
                 let message = source.to_string();
                 publish(control, vmi, &Notice::warning("SyncFailed", &message)).await;
                 write(control, vmi, &status::sync_failed(vmi, &message, now)).await?;
             }
             let (namespace, name) = (vmi.namespace().to_owned(), vmi.name().to_owned());
-            return Err(ReconcileError::Call { namespace, name, call, source });
+            return Err(ReconcileError::Call { namespace, name, call: call.clone(), source });
         }
     };
-    remember(control, vmi, call, now);
-    if let Some(notice) = notice {
+    match call {
+        Call::Shutdown { .. } => remember(control, vmi, |memory| memory.shutdown_sent = Some(now)),
+        Call::Kill => remember(control, vmi, |memory| memory.kill_sent = Some(now)),
+        Call::Sync
+        | Call::PrepareSource { .. }
+        | Call::PrepareTarget { .. }
+        | Call::Migrate { .. }
+        | Call::Cancel { .. }
+        | Call::Resolve { .. }
+        | Call::Discard { .. } => {}
+    }
+    if let Some(notice) = told(call, &memory) {
         publish(control, vmi, &notice).await;
     }
-    Ok(())
+    if let Some(next) = migration::then(call, &answer, &control.links.knowledge(pod)) {
+        let asked = Asked { pod, call: &next, facts, now };
+        return Box::pin(ask(control, vmi, asked, memory)).await;
+    }
+    let Some((wanted, notice)) = migration::answered(vmi, call, &answer, facts, now) else { return Ok(true) };
+    let written = write(control, vmi, &wanted).await?;
+    if written && let Some(notice) = notice {
+        publish(control, vmi, &notice).await;
+    }
+    Ok(written)
 }
 
-fn remember(control: &Control, vmi: &VirtualMachineInstance, call: Call, now: Timestamp) {
-    let mut memory = control.memory();
-    let memory = memory.entry(vmi.uid().to_owned()).or_default();
+/// What people are told of a call.
+fn told(call: &Call, memory: &Memory) -> Option<Notice> {
     match call {
-        Call::Sync => {}
-        Call::Shutdown { .. } => memory.shutdown_sent = Some(now),
-        Call::Kill => memory.kill_sent = Some(now),
+        Call::Sync => Some(Notice::normal("Created", "VirtualMachineInstance defined.")),
+        // Said once, not each time the button is pressed.
+        Call::Shutdown { .. } if memory.shutdown_sent.is_some() => None,
+        Call::Shutdown { .. } => Some(Notice::normal("ShuttingDown", "Signaled Graceful Shutdown")),
+        Call::Kill if memory.kill_sent.is_some() => None,
+        Call::Kill => Some(Notice::normal("Deleted", "Signaled Deletion")),
+        Call::Discard { why } => {
+            let message = format!("The migration's target can't take the VirtualMachineInstance in: {why}");
+            Some(Notice::warning("PreparingTarget", message))
+        }
+        Call::PrepareSource { .. }
+        | Call::PrepareTarget { .. }
+        | Call::Migrate { .. }
+        | Call::Cancel { .. }
+        | Call::Resolve { .. } => None,
     }
+}
+
+fn remember(control: &Control, vmi: &VirtualMachineInstance, change: impl FnOnce(&mut Memory)) {
+    change(control.memory().entry(vmi.uid().to_owned()).or_default());
 }
 
 /// Tells people. An event that gets lost changes nothing.

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use handler_launcher_com::launcher::{
-    DomainState, KillVirtualMachineRequest, PauseVirtualMachineRequest, ShutdownVirtualMachineRequest,
-    SyncOptions, SyncVirtualMachineRequest, UnpauseVirtualMachineRequest,
+    CancelMigrationRequest, DomainState, GetDomainRequest, KillVirtualMachineRequest,
+    MigrateVirtualMachineRequest, MigrationOptions, MigrationVerdict, PauseVirtualMachineRequest,
+    PrepareMigrationSourceRequest, PrepareMigrationTargetRequest, ResolveMigrationRequest,
+    ShutdownVirtualMachineRequest, SyncOptions, SyncVirtualMachineRequest, UnpauseVirtualMachineRequest,
 };
 use handler_launcher_com::negotiate::capability;
 use kubevirt_types::VirtualMachineInstance;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::link::{Links, Session};
 use crate::vmi::decide::Call;
+use crate::vmi::migration::{Answer, Verdict};
 
 /// Calls that are answered from memory or by QEMU at once.
 const SHORT: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ pub enum CallError {
     Refused {
         /// Its words.
         message: String,
+        /// Whether it will say the same again.
+        lasting: bool,
     },
     /// The launcher is of a release that can't do it.
     #[error("the launcher (release {release}) can't {call}")]
@@ -51,32 +56,114 @@ pub enum CallError {
     Encode(#[from] serde_json::Error),
 }
 
-/// Carries out what was decided.
+/// Carries out what was decided. A lasting refusal of what belongs to a migration is an answer.
 pub async fn carry_out(
     links: &Links,
     pod_uid: &str,
-    call: Call,
+    call: &Call,
     vmi: &VirtualMachineInstance,
     allow_emulation: bool,
-) -> Result<(), CallError> {
+) -> Result<Answer, CallError> {
     let mut client = session(links, pod_uid)?.launcher.client;
-    let domain = match call {
+    let options = Some(SyncOptions { allow_emulation });
+    let (answer, domain) = match call {
         Call::Sync => {
-            let options = Some(SyncOptions { allow_emulation });
             let request = SyncVirtualMachineRequest { vmi_json: serde_json::to_vec(vmi)?, options };
-            within("SyncVirtualMachine", LONG, client.sync_virtual_machine(request)).await?.domain
+            let answer = within("SyncVirtualMachine", LONG, client.sync_virtual_machine(request)).await?;
+            (Answer::Done, answer.domain)
         }
         Call::Shutdown { grace_seconds } => {
-            let request = ShutdownVirtualMachineRequest { grace_period_seconds: Some(grace_seconds) };
-            within("ShutdownVirtualMachine", SHORT, client.shutdown_virtual_machine(request)).await?.domain
+            let request = ShutdownVirtualMachineRequest { grace_period_seconds: Some(*grace_seconds) };
+            let answer =
+                within("ShutdownVirtualMachine", SHORT, client.shutdown_virtual_machine(request)).await?;
+            (Answer::Done, answer.domain)
         }
-        Call::Kill => {
+        Call::Kill | Call::Discard { .. } => {
             let request = KillVirtualMachineRequest {};
-            within("KillVirtualMachine", SHORT, client.kill_virtual_machine(request)).await?.domain
+            let answer = within("KillVirtualMachine", SHORT, client.kill_virtual_machine(request)).await?;
+            (Answer::Done, answer.domain)
+        }
+        Call::PrepareSource { uid } => {
+            let request = PrepareMigrationSourceRequest { migration_uid: uid.clone() };
+            let asked = within("PrepareMigrationSource", SHORT, client.prepare_migration_source(request));
+            match unless_never(asked.await)? {
+                Ok(answer) => (Answer::Source { certificate: answer.certificate_sha256 }, answer.domain),
+                Err(never) => (never, None),
+            }
+        }
+        Call::PrepareTarget { uid, source_certificate } => {
+            let request = PrepareMigrationTargetRequest {
+                vmi_json: serde_json::to_vec(vmi)?,
+                options,
+                migration_uid: uid.clone(),
+                source_certificate_sha256: source_certificate.clone(),
+            };
+            let asked = within("PrepareMigrationTarget", LONG, client.prepare_migration_target(request));
+            match unless_never(asked.await)? {
+                Ok(answer) => {
+                    let (port, certificate) = (answer.port, answer.certificate_sha256);
+                    (Answer::Target { port, certificate }, answer.domain)
+                }
+                Err(never) => (never, None),
+            }
+        }
+        Call::Migrate { uid, address, port, certificate, limits } => {
+            let request = MigrateVirtualMachineRequest {
+                migration_uid: uid.clone(),
+                target_address: address.clone(),
+                target_port: *port,
+                target_certificate_sha256: certificate.clone(),
+                options: Some(MigrationOptions {
+                    bandwidth_bytes_per_second: limits.bandwidth,
+                    completion_timeout_seconds_per_gib: Some(limits.completion_per_gib),
+                    progress_timeout_seconds: Some(limits.progress),
+                    allow_auto_converge: limits.auto_converge,
+                    downtime_limit_ms: None,
+                }),
+            };
+            let asked = within("MigrateVirtualMachine", SHORT, client.migrate_virtual_machine(request));
+            match unless_never(asked.await)? {
+                Ok(answer) => (Answer::Done, answer.domain),
+                Err(never) => (never, None),
+            }
+        }
+        Call::Cancel { uid } => {
+            let request = CancelMigrationRequest { migration_uid: uid.clone() };
+            let asked = within("CancelMigration", SHORT, client.cancel_migration(request));
+            match unless_never(asked.await)? {
+                Ok(answer) => (Answer::Done, answer.domain),
+                Err(never) => (never, None),
+            }
+        }
+        Call::Resolve { uid, verdict } => {
+            let verdict = match verdict {
+                Verdict::TargetGone => MigrationVerdict::TargetGone,
+                Verdict::TargetRuns => MigrationVerdict::TargetRuns,
+            };
+            let request = ResolveMigrationRequest { migration_uid: uid.clone(), verdict: verdict.into() };
+            let asked = within("ResolveMigration", SHORT, client.resolve_migration(request));
+            (Answer::Done, asked.await?.domain)
         }
     };
     links.hear(pod_uid, domain);
+    Ok(answer)
+}
+
+/// Asks a launcher for the state of its guest now.
+pub async fn look(links: &Links, pod_uid: &str) -> Result<(), CallError> {
+    let mut client = session(links, pod_uid)?.launcher.client;
+    let domain = within("GetDomain", SHORT, client.get_domain(GetDomainRequest {})).await?;
+    links.hear(pod_uid, Some(domain));
     Ok(())
+}
+
+/// Takes a lasting refusal for an answer.
+fn unless_never<T>(outcome: Result<T, CallError>) -> Result<Result<T, Answer>, CallError> {
+    match outcome {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(CallError::Refused { message, lasting: true }) => Ok(Err(Answer::Never { why: message })),
+        Err(error) => Err(error),
+    }
 }
 
 /// Stops a guest's processors.
@@ -118,7 +205,13 @@ async fn within<T>(
 ) -> Result<T, CallError> {
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(CallError::Refused { message: status.message().to_owned() }),
+        Ok(Err(status)) => {
+            let lasting = matches!(
+                status.code(),
+                Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented
+            );
+            Err(CallError::Refused { message: status.message().to_owned(), lasting })
+        }
         Err(_) => Err(CallError::Slow { call, limit }),
     }
 }

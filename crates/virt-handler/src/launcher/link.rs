@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use handler_launcher_com::launcher::{DomainState, WatchDomainRequest};
+use handler_launcher_com::negotiate::capability;
 use handler_launcher_com::{DialError, Launcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::socket::{self, Found, SocketError};
-use crate::vmi::knowledge::Knowledge;
+use crate::vmi::knowledge::{Domain, Knowledge};
 
 /// The first pause before dialling again; it doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +48,8 @@ struct Entry {
     generation: u64,
     session: Option<Session>,
     linked: bool,
+    /// Whether the launcher that answered last can move its guest.
+    can_move: bool,
 }
 
 /// All links of this node. Clones are the same links.
@@ -159,6 +162,7 @@ impl Inner {
         );
         let mut client = launcher.client.clone();
         if let Some(entry) = self.entries().get_mut(pod_uid) {
+            entry.can_move = launcher.can(capability::LIVE_MIGRATION);
             entry.session = Some(Session { launcher, _socket: found });
             entry.generation = 0;
         }
@@ -179,11 +183,15 @@ impl Inner {
                 return;
             }
             entry.generation = domain.generation;
-            let knowledge = Knowledge::Known(domain.into());
+            let knowledge = Knowledge::Known(Domain::reported(domain, entry.can_move));
             if entry.knowledge == knowledge {
                 return;
             }
-            tracing::info!(pod = pod_uid, ?knowledge, "launcher says");
+            if knowledge.differs_in_numbers_only(&entry.knowledge) {
+                tracing::debug!(pod = pod_uid, ?knowledge, "launcher says");
+            } else {
+                tracing::info!(pod = pod_uid, ?knowledge, "launcher says");
+            }
             entry.knowledge = knowledge;
         }
         self.tell(pod_uid);

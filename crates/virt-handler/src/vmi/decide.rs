@@ -7,10 +7,12 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kubevirt_types::VmiPhase;
 use kubevirt_types::vmi::{VirtualMachineInstance, VirtualMachineInstanceStatus};
-use kubevirt_types::{VmiPhase, labels};
 
 use super::knowledge::{Domain, DomainState, Knowledge};
+use super::migration::{self, Limits, Verdict};
+use super::owner::{self, Part};
 use super::status;
 
 /// How often a guest is asked again to shut down: some ignore the button while they boot.
@@ -27,6 +29,8 @@ pub struct Memory {
     pub shutdown_sent: Option<Timestamp>,
     /// When it last told the launcher to kill the guest.
     pub kill_sent: Option<Timestamp>,
+    /// When it last wrote how far a migration is.
+    pub progress_written: Option<Timestamp>,
 }
 
 /// What the API server says of a launcher pod.
@@ -56,7 +60,7 @@ pub struct View<'a> {
 }
 
 /// What a launcher is asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// Run this VMI.
     Sync,
@@ -67,6 +71,48 @@ pub enum Call {
     },
     /// End the guest at once.
     Kill,
+    /// Make an identity for a migration away from here.
+    PrepareSource {
+        /// The migration's uid.
+        uid: String,
+    },
+    /// Listen for a guest that comes from elsewhere.
+    PrepareTarget {
+        /// The migration's uid.
+        uid: String,
+        /// Fingerprint of the source's certificate.
+        source_certificate: String,
+    },
+    /// Begin to move the guest.
+    Migrate {
+        /// The migration's uid.
+        uid: String,
+        /// The target pod's address.
+        address: String,
+        /// Where it listens.
+        port: u32,
+        /// Fingerprint of its certificate.
+        certificate: String,
+        /// How.
+        limits: Limits,
+    },
+    /// Keep the guest.
+    Cancel {
+        /// The migration's uid.
+        uid: String,
+    },
+    /// Hear what has become of the target.
+    Resolve {
+        /// The migration's uid.
+        uid: String,
+        /// What.
+        verdict: Verdict,
+    },
+    /// End a launcher that can't take a guest in, before it has one.
+    Discard {
+        /// Why it can't.
+        why: String,
+    },
 }
 
 /// What people are told.
@@ -99,30 +145,23 @@ pub struct Decision {
     /// The status as it should be; none when it is.
     pub status: Option<VirtualMachineInstanceStatus>,
     /// What to tell people once the status is written.
-    pub notice: Option<Notice>,
+    pub notices: Vec<Notice>,
     /// When to look again though nothing has changed.
     pub again: Option<Duration>,
 }
 
-/// The uid of the launcher pod that runs a VMI on this node.
-pub fn pod_uid<'a>(vmi: &'a VirtualMachineInstance, node: &str) -> Option<&'a str> {
-    let pods = &vmi.status.as_ref()?.active_pods;
-    pods.iter().find(|(_, on)| *on == node).map(|(uid, _)| uid.as_str())
-}
-
-/// Whether a VMI is this node's business: the label says so, and so does the status.
-pub fn is_mine(vmi: &VirtualMachineInstance, node: &str) -> bool {
-    let label = vmi.metadata.labels.as_ref().and_then(|l| l.get(labels::NODE_NAME));
-    let in_status = vmi.status.as_ref().and_then(|s| s.node_name.as_deref());
-    label.is_some_and(|l| l == node) && in_status.is_none_or(|n| n == node)
-}
-
 /// Decides.
 pub fn decide(view: View<'_>) -> Decision {
-    let phase = view.vmi.status.as_ref().map_or(VmiPhase::Unset, |s| s.phase);
-    if !is_mine(view.vmi, view.node) || pod_uid(view.vmi, view.node).is_none() {
-        return Decision::default();
+    match owner::part(view.vmi, view.node) {
+        Part::Nobody => Decision::default(),
+        Part::Owner => as_owner(view),
+        Part::Target => migration::take_in(view),
+        Part::Left => migration::left(view),
     }
+}
+
+fn as_owner(view: View<'_>) -> Decision {
+    let phase = view.vmi.status.as_ref().map_or(VmiPhase::Unset, |s| s.phase);
     match phase {
         VmiPhase::Unset | VmiPhase::Pending | VmiPhase::Scheduling => Decision::default(),
         VmiPhase::Succeeded | VmiPhase::Failed => after_the_end(view),
@@ -130,9 +169,24 @@ pub fn decide(view: View<'_>) -> Decision {
             Knowledge::Unasked | Knowledge::Unreachable { .. } => {
                 Decision { again: Some(LOOK_AGAIN), ..Decision::default() }
             }
-            Knowledge::Known(domain) => with_guest(view, phase, domain),
+            Knowledge::Known(domain) => {
+                let base = if is_absent(view, domain) {
+                    Decision { again: Some(LOOK_AGAIN), ..Decision::default() }
+                } else {
+                    with_guest(view, phase, domain)
+                };
+                migration::give_away(view, domain, base)
+            }
         },
     }
+}
+
+/// Whether the guest is, or may be, at the target of a migration that isn't over: nothing that
+/// happens here is said of it or done to it.
+fn is_absent(view: View<'_>, domain: &Domain) -> bool {
+    let in_doubt = owner::migration(view.vmi)
+        .is_some_and(|state| !state.is_final() && domain.is_end_in_doubt(&state.migration_uid));
+    domain.is_given_away() || in_doubt
 }
 
 /// A VMI that has ended for good: a guest that is still there must not outlive it.
@@ -146,9 +200,11 @@ fn after_the_end(view: View<'_>) -> Decision {
                 ..Decision::default()
             }
         }
-        DomainState::NotStarted | DomainState::Shutoff | DomainState::Crashed | DomainState::Unclear => {
-            Decision::default()
-        }
+        DomainState::NotStarted
+        | DomainState::Shutoff
+        | DomainState::Moved
+        | DomainState::Crashed
+        | DomainState::Unclear => Decision::default(),
     }
 }
 
@@ -182,12 +238,14 @@ fn with_guest(view: View<'_>, phase: VmiPhase, domain: &Domain) -> Decision {
         DomainState::Running | DomainState::Paused => {
             let wanted = status::running(view.vmi, view.node, domain, view.pod, view.now);
             let status = changed(view, wanted);
-            let notice = (phase == VmiPhase::Scheduled)
-                .then(|| Notice::normal("Started", "VirtualMachineInstance started."));
+            let notices = match phase {
+                VmiPhase::Scheduled => vec![Notice::normal("Started", "VirtualMachineInstance started.")],
+                _ => Vec::new(),
+            };
             if deleting {
-                return Decision { status, notice, ..stop(view) };
+                return Decision { status, notices, ..stop(view) };
             }
-            Decision { call: None, status, notice, again: Some(RESYNC) }
+            Decision { call: None, status, notices, again: Some(RESYNC) }
         }
         DomainState::Starting | DomainState::Unclear | DomainState::ShuttingDown => {
             if deleting {
@@ -196,6 +254,8 @@ fn with_guest(view: View<'_>, phase: VmiPhase, domain: &Domain) -> Decision {
                 Decision { again: Some(LOOK_AGAIN), ..Decision::default() }
             }
         }
+        // The end of a launcher and not of a guest: see `is_absent`.
+        DomainState::Moved => Decision::default(),
         DomainState::Shutoff => ended(
             view,
             VmiPhase::Succeeded,
@@ -238,7 +298,7 @@ fn stop(view: View<'_>) -> Decision {
 fn ended(view: View<'_>, phase: VmiPhase, reason: &str, notice: Notice) -> Decision {
     Decision {
         status: changed(view, status::ended(view.vmi, phase, reason, view.now)),
-        notice: Some(notice),
+        notices: vec![notice],
         ..Decision::default()
     }
 }

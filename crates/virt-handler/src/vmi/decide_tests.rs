@@ -53,7 +53,11 @@ fn ask(vmi: &VirtualMachineInstance, knowledge: &Knowledge, memory: &Memory) -> 
 
 /// The phase that is written, the call that is made, and the event that people see.
 fn outcome(decision: &Decision) -> (Option<VmiPhase>, Option<Call>, Option<&'static str>) {
-    (decision.status.as_ref().map(|s| s.phase), decision.call, decision.notice.as_ref().map(|n| n.reason))
+    (
+        decision.status.as_ref().map(|s| s.phase),
+        decision.call.clone(),
+        decision.notices.first().map(|n| n.reason),
+    )
 }
 
 #[test]
@@ -133,8 +137,9 @@ fn the_kill_comes_when_the_grace_is_over_and_not_at_the_next_resync() {
 
 #[test]
 fn what_is_remembered_only_spares_calls() {
-    let just = Memory { shutdown_sent: Some(now() - SignedDuration::from_secs(1)), kill_sent: None };
-    let long_ago = Memory { shutdown_sent: Some(now() - SignedDuration::from_secs(6)), kill_sent: None };
+    let sent =
+        |ago| Memory { shutdown_sent: Some(now() - SignedDuration::from_secs(ago)), ..Memory::default() };
+    let (just, long_ago) = (sent(1), sent(6));
     let vmi = deleted(vmi(VmiPhase::Running), 10, 30);
     assert_eq!(ask(&vmi, &known(DomainState::Running), &just).call, None);
     for memory in [long_ago, Memory::default()] {
@@ -175,14 +180,13 @@ fn restart_at_this_very_line() {
 }
 
 #[test]
-fn a_vmi_that_moved_away_or_has_no_pod_here_is_left_alone() {
-    let mut elsewhere = vmi(VmiPhase::Running);
-    elsewhere.metadata.labels = Some([("kubevirt.io/nodeName".into(), "worker-2".into())].into());
+fn a_vmi_of_another_node_is_left_alone() {
+    let mut not_yet = vmi(VmiPhase::Scheduled);
+    not_yet.metadata.labels = Some([("kubevirt.io/nodeName".into(), "worker-2".into())].into());
+    not_yet.status.as_mut().unwrap().node_name = None;
     let mut in_status = vmi(VmiPhase::Running);
     in_status.status.as_mut().unwrap().node_name = Some("worker-2".into());
-    let mut no_pod = vmi(VmiPhase::Running);
-    no_pod.status.as_mut().unwrap().active_pods = [("pod-2".into(), "worker-2".into())].into();
-    for vmi in [elsewhere, in_status, no_pod] {
+    for vmi in [not_yet, in_status] {
         for state in [DomainState::Running, DomainState::Crashed, DomainState::NotStarted] {
             assert_eq!(ask(&vmi, &known(state), &Memory::default()), Decision::default());
         }
@@ -195,6 +199,7 @@ fn an_end_that_was_heard_outlives_the_launcher() {
     for (before, expected) in [
         (known(DomainState::Shutoff), known(DomainState::Shutoff)),
         (known(DomainState::Crashed), known(DomainState::Crashed)),
+        (known(DomainState::Moved), known(DomainState::Moved)),
         (known(DomainState::Running), Knowledge::Unreachable { since: later, error: "cut".into() }),
         (Knowledge::Unasked, Knowledge::Unreachable { since: later, error: "cut".into() }),
         (

@@ -4,6 +4,8 @@
 
 pub mod decide;
 pub mod knowledge;
+pub mod migration;
+pub mod owner;
 pub mod status;
 
 #[cfg(test)]

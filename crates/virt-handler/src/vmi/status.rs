@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kubevirt_types::VmiPhase;
 use kubevirt_types::condition::{self, Condition};
 use kubevirt_types::vmi::{
-    InterfaceStatus, PhaseTransition, VirtualMachineInstance, VirtualMachineInstanceStatus,
+    InterfaceStatus, Machine, PhaseTransition, VirtualMachineInstance, VirtualMachineInstanceStatus,
 };
 use serde_json::{Map, Value, json};
 
@@ -36,13 +36,17 @@ pub fn running(
     enter(&mut status, VmiPhase::Running, now);
     status.node_name = Some(node.to_owned());
     status.reason = None;
-    status.machine = vmi.spec.domain.machine.clone().or(status.machine);
+    status.machine = if domain.machine_type.is_empty() {
+        vmi.spec.domain.machine.clone().or(status.machine)
+    } else {
+        Some(Machine { type_: Some(domain.machine_type.clone()) })
+    };
     if pod.is_some_and(|pod| !pod.ips.is_empty()) || status.interfaces.is_empty() {
         status.interfaces = interfaces(vmi, domain, pod);
     }
     let conditions = &mut status.conditions;
     condition::remove(conditions, "Synchronized");
-    condition::set(conditions, not_migratable(), now);
+    condition::set(conditions, migratable(domain), now);
     if domain.state == DomainState::Paused {
         // QEMU pauses a guest by itself when its disk can't be written
         let (reason, message) = if domain.reason == "PausedByQemu" {
@@ -98,13 +102,18 @@ fn not_ready() -> Condition {
     Condition::new("Ready", false, "GuestNotRunning", "Guest VM is not reported as running")
 }
 
-fn not_migratable() -> Condition {
-    Condition::new(
-        "LiveMigratable",
-        false,
-        "MigrationNotSupported",
-        "live migration is not supported by this release",
-    )
+/// Whether the guest can be moved while it runs.
+fn migratable(domain: &Domain) -> Condition {
+    let (yes, reason, message) = if !domain.can_move {
+        let message =
+            "the virtual machine was started by a release that can't move it: it can once it is restarted";
+        (false, "LauncherNotLiveMigratable", message)
+    } else if domain.not_migratable.is_empty() {
+        (true, "", "")
+    } else {
+        (false, "DisksNotLiveMigratable", domain.not_migratable.as_str())
+    };
+    Condition::new("LiveMigratable", yes, reason, message)
 }
 
 /// Moves to a phase and notes when it was first reached.

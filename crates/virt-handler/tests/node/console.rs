@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::fake::{Dir, FakeLauncher, NODE, POD, vmi};
+use crate::fake::{Dir, FakeLauncher, NODE, POD};
 use axum::Extension;
 use axum::body::Body;
 use futures::{SinkExt, StreamExt};
@@ -14,7 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, accept, reply};
 use kubevirt_stream::websocket::{DialError, WebSocket, dial};
-use kubevirt_types::{Release, VmiPhase};
+use kubevirt_types::Release;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -29,7 +29,7 @@ const AT: &str = "/v1/namespaces/default/virtualmachineinstances";
 fn routes(dir: &Dir) -> (axum::Router, Links) {
     let links = Links::new(&dir.0, mpsc::unbounded_channel().0);
     let lookup = Arc::new(|namespace: &str, name: &str| {
-        (namespace == "default" && name == "tick").then(|| Arc::new(vmi(VmiPhase::Running)))
+        (namespace == "default" && name == "tick").then(|| POD.to_owned())
     });
     let consoles = Consoles { lookup, links: links.clone(), node: NODE.to_owned() };
     (router(consoles, &Release::V0_18_0).layer(Extension(StreamTracker::default())), links)
