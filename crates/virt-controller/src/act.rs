@@ -93,9 +93,7 @@ impl Writer {
                 }
                 Action::DeletePod { name, uid } => self.delete::<S, Pod>(&*subject, name, uid).await,
                 Action::PatchVmi { name, patch } => self.patch_vmi(&*subject, name, patch).await,
-                Action::PatchVmiStatus { name, patch } => {
-                    self.patch_vmi_status(&*subject, name, patch).await
-                }
+                Action::PatchVmiStatus { name, patch } => self.patch_vmi_status(&*subject, name, patch).await,
                 Action::CreateMigration(migration) => {
                     self.create(&*subject, &**migration, "VirtualMachineInstanceMigration").await
                 }

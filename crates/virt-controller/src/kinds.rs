@@ -19,9 +19,9 @@ use crate::cache;
 use crate::children::Key;
 use crate::controller::{Context, Kind};
 use crate::decision::Decision;
-use crate::settings::{Settings, settings};
 use crate::migration::turn::Other;
-use crate::queues::instance_of;
+use crate::queues::{instance_of, moves};
+use crate::settings::{Settings, settings};
 use crate::{migration, owner, replicaset, vm, vmi};
 
 /// VirtualMachines.
@@ -67,7 +67,9 @@ impl Context {
         };
         all.into_iter()
             .map(|migration| Other {
-                source_node: Some(&migration).filter(|m| !migration::phase(m).is_final()).and_then(|m| node(m)),
+                source_node: Some(&migration)
+                    .filter(|m| !migration::phase(m).is_final())
+                    .and_then(|m| node(m)),
                 has_pod: with_pod.contains(migration.uid()),
                 migration,
             })
@@ -141,7 +143,7 @@ impl Kind for Vmis {
         let vmi = cache::get(&cache.vmis, key)?;
         let pods = context.cached_pods(vmi.uid());
         let migrations =
-            cache.migrations.state().into_iter().filter(|migration| instance_of(migration) == *key).collect();
+            cache.migrations.state().into_iter().filter(|migration| moves(migration, key)).collect();
         let owner = match vm_of(&vmi) {
             None => vmi::Owner::None,
             Some((uid, key)) => match cache::get(&cache.vms, &key) {
@@ -159,7 +161,7 @@ impl Kind for Vmis {
         let pods = context.live_pods(key, vmi.uid()).await?;
         let migrations = context.api::<VirtualMachineInstanceMigration>(key);
         let migrations = migrations.list(&ListParams::default()).await?.items.into_iter().map(Arc::new);
-        let migrations = migrations.filter(|migration| instance_of(migration) == *key).collect();
+        let migrations = migrations.filter(|migration| moves(migration, key)).collect();
         let owner = match vm_of(&vmi) {
             None => vmi::Owner::None,
             Some((uid, key)) => match context.api::<VirtualMachine>(&key).get_opt(&key.name).await? {

@@ -68,7 +68,7 @@ impl Queues {
         migrations: impl Iterator<Item = &'a VirtualMachineInstanceMigration>,
     ) {
         let key = Key::of(vmi);
-        for migration in migrations.filter(|migration| instance_of(migration) == key) {
+        for migration in migrations.filter(|migration| moves(migration, &key)) {
             self.migrations.add(Key::of(&migration.metadata));
         }
     }
@@ -84,9 +84,8 @@ impl Queues {
         self.migrations.add(Key::of(&changed.metadata));
         let instance = instance_of(changed);
         if is_gone || phase(changed).is_final() || is_refused(changed) {
-            let others = all.filter(|other| {
-                phase(other) == MigrationPhase::Pending || instance_of(other) == instance
-            });
+            let others =
+                all.filter(|other| phase(other) == MigrationPhase::Pending || moves(other, &instance));
             others.for_each(|other| self.migrations.add(Key::of(&other.metadata)));
         }
         self.vmis.add(instance);
@@ -107,4 +106,9 @@ impl Queues {
 /// The key of the instance that a migration moves.
 pub fn instance_of(migration: &VirtualMachineInstanceMigration) -> Key {
     Key { namespace: migration.namespace().to_owned(), name: migration.spec.vmi_name.clone() }
+}
+
+/// Whether a migration moves the instance of this key.
+pub fn moves(migration: &VirtualMachineInstanceMigration, instance: &Key) -> bool {
+    migration.spec.vmi_name == instance.name && migration.namespace() == instance.namespace
 }

@@ -109,3 +109,26 @@ fn memory_comes_from_the_first_that_says_it() {
     let error = memory(json!({"memory": {"guest": "much"}, "devices": {}})).unwrap_err().to_string();
     assert!(error.starts_with("spec.domain.memory.guest: \"much\""), "{error}");
 }
+
+#[test]
+fn golden_target_of_a_migration() {
+    let object = vmi(json!({
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+            "topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "tick"}},
+        }]}},
+        "domain": {"memory": {"guest": "96Mi"}, "devices": {}},
+    }));
+    let migration = |uid: &str| {
+        serde_json::from_value(json!({"metadata": {"name": "move", "uid": uid}, "spec": {"vmiName": "tick"}}))
+            .unwrap()
+    };
+    let own = launcher_pod(&object, &config(true)).unwrap();
+    let target = target_pod(&object, &migration("m1"), &config(true)).unwrap();
+    assert_eq!(target, target_pod(&object, &migration("m1"), &config(true)).unwrap());
+    assert_ne!(target.metadata.name, own.metadata.name);
+    assert_ne!(target.metadata.name, Some(target_pod_name(&object, &migration("m2"))));
+    // What QEMU is made from is the same.
+    assert_eq!(target.spec.as_ref().unwrap().containers, own.spec.unwrap().containers);
+    let affinity = target.spec.unwrap().affinity;
+    insta::assert_yaml_snapshot!((target.metadata, affinity));
+}

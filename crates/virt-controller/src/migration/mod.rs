@@ -172,3 +172,6 @@ fn delete_pod(pod: &Pod) -> Option<Action> {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests;

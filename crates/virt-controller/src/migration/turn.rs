@@ -91,13 +91,13 @@ pub fn turn(
     let cluster = limits.parallel_migrations_per_cluster.unwrap_or(u32::MAX);
     let per_node = limits.parallel_outbound_migrations_per_node.unwrap_or(u32::MAX);
     let mut free = Free { cluster, per_node, nodes: HashMap::new() };
+    let ended = Ended::of(all);
     let others = || all.iter().filter(|other| other.migration.uid() != me.uid());
     for other in others().filter(|other| is_moving(other)) {
         free.occupy(other.source_node.as_deref());
     }
-    let mut ahead: Vec<&Other> = others()
-        .filter(|other| waits(other, all, now) && rank(&other.migration) < rank(me))
-        .collect();
+    let mut ahead: Vec<&Other> =
+        others().filter(|other| waits(other, &ended, now) && rank(&other.migration) < rank(me)).collect();
     ahead.sort_by(|a, b| rank(&a.migration).cmp(&rank(&b.migration)));
     for other in ahead {
         free.take(other.source_node.as_deref());
@@ -122,13 +122,13 @@ pub fn is_moving(other: &Other) -> bool {
 }
 
 /// Whether it waits for nothing but its turn.
-fn waits(other: &Other, all: &[Other], now: Timestamp) -> bool {
+fn waits(other: &Other, ended: &Ended<'_>, now: Timestamp) -> bool {
     let migration = &other.migration;
     status::phase(migration) == MigrationPhase::Pending
         && !other.has_pod
         && !migration.is_deleting()
         && !status::is_refused(migration)
-        && not_before(migration, all).is_none_or(|due| due <= now)
+        && ended.not_before(migration).is_none_or(|due| due <= now)
 }
 
 /// The order of migrations: by age, and of equals by name.
@@ -138,10 +138,7 @@ pub fn rank(migration: &VirtualMachineInstanceMigration) -> (Option<Timestamp>, 
 }
 
 /// Whether two migrations are of the same instance.
-pub fn same_instance(
-    one: &VirtualMachineInstanceMigration,
-    other: &VirtualMachineInstanceMigration,
-) -> bool {
+pub fn same_instance(one: &VirtualMachineInstanceMigration, other: &VirtualMachineInstanceMigration) -> bool {
     one.spec.vmi_name == other.spec.vmi_name && one.namespace() == other.namespace()
 }
 
@@ -160,19 +157,38 @@ pub fn rival<'a>(
 /// Before when a drain doesn't try again: 20 s after a first failure, doubling to 300 s.
 /// What people ask for is tried at once.
 pub fn not_before(me: &VirtualMachineInstanceMigration, all: &[Other]) -> Option<Timestamp> {
-    me.metadata.annotations.as_ref()?.get(labels::EVACUATION_MIGRATION)?;
-    let mut ended: Vec<_> = all
-        .iter()
-        .map(|other| &*other.migration)
-        .filter(|other| same_instance(me, other) && status::phase(other).is_final())
-        .collect();
-    ended.sort_by(|a, b| rank(b).cmp(&rank(a)));
-    let mut failures = ended.iter().take_while(|other| status::phase(other) == MigrationPhase::Failed);
-    let last = status::reached(failures.next()?, MigrationPhase::Failed)?;
-    Some(last + backoff(failures.count()))
+    Ended::of(all).not_before(me)
+}
+
+/// The migrations that are over, by namespace and name of their instance.
+struct Ended<'a>(HashMap<(&'a str, &'a str), Vec<&'a VirtualMachineInstanceMigration>>);
+
+impl<'a> Ended<'a> {
+    fn of(all: &'a [Other]) -> Self {
+        let mut by_instance: HashMap<_, Vec<_>> = HashMap::new();
+        for migration in all.iter().map(|other| &*other.migration) {
+            if status::phase(migration).is_final() {
+                let instance = (migration.namespace(), migration.spec.vmi_name.as_str());
+                by_instance.entry(instance).or_default().push(migration);
+            }
+        }
+        Self(by_instance)
+    }
+
+    fn not_before(&self, me: &VirtualMachineInstanceMigration) -> Option<Timestamp> {
+        me.metadata.annotations.as_ref()?.get(labels::EVACUATION_MIGRATION)?;
+        let mut ended = self.0.get(&(me.namespace(), me.spec.vmi_name.as_str()))?.clone();
+        ended.sort_by(|a, b| rank(b).cmp(&rank(a)));
+        let mut failures = ended.iter().take_while(|other| status::phase(other) == MigrationPhase::Failed);
+        let last = status::reached(failures.next()?, MigrationPhase::Failed)?;
+        Some(last + backoff(failures.count()))
+    }
 }
 
 fn backoff(failures_before: usize) -> Duration {
     let doubled = FIRST_BACKOFF_SECONDS << failures_before.min(10);
     Duration::from_secs(doubled.min(LONGEST_BACKOFF_SECONDS))
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,10 @@ pub(super) fn movable<'a>(
         return Err(("InstanceEnded", format!("instance {name} has ended, or is about to")));
     }
     if phase != VmiPhase::Running {
-        return Err(("InstanceNotRunning", format!("instance {name} is {phase:?}, only a running one moves")));
+        return Err((
+            "InstanceNotRunning",
+            format!("instance {name} is {phase:?}, only a running one moves"),
+        ));
     }
     let refused =
         conditions.iter().find(|c| c.type_ == "LiveMigratable" && c.status == ConditionStatus::False);

@@ -12,7 +12,6 @@ use kubevirt_types::{VirtualMachineInstanceMigration, VmiPhase, condition, label
 use super::{Inputs, moves};
 use crate::decision::{Action, Decision};
 use crate::launcher::hash;
-use crate::migration::turn::rank;
 use crate::vm::owner_reference;
 
 /// What a drain's migrations are called.
@@ -36,14 +35,16 @@ pub(super) fn decide(inputs: &Inputs, decision: &mut Decision) {
     }
 }
 
-/// The next migration: the same for every leader, as it is named after the last one that is over.
+/// The next migration: the same for every leader, as it is named after all those that are there and
+/// over. So it never has the name of one of them.
 fn migration(inputs: &Inputs, node: String) -> VirtualMachineInstanceMigration {
     let vmi = &*inputs.vmi;
-    let last = inputs.migrations.iter().max_by(|a, b| rank(a).cmp(&rank(b)));
-    let last = last.map(|migration| migration.uid()).unwrap_or_default();
+    let mut over: Vec<&str> = inputs.migrations.iter().map(|migration| migration.uid()).collect();
+    over.sort_unstable();
+    let after = format!("{}/{}", vmi.uid(), over.join("/"));
     VirtualMachineInstanceMigration {
         metadata: ObjectMeta {
-            name: Some(format!("{PREFIX}{}", hash(&format!("{}/{last}", vmi.uid()), 10))),
+            name: Some(format!("{PREFIX}{}", hash(&after, 10))),
             namespace: vmi.metadata.namespace.clone(),
             annotations: Some(BTreeMap::from([(labels::EVACUATION_MIGRATION.to_owned(), node)])),
             // It goes with its instance, and doesn't keep it.

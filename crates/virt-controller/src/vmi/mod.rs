@@ -197,4 +197,6 @@ fn delete_pods<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<Action> {
 }
 
 #[cfg(test)]
+mod moves_tests;
+#[cfg(test)]
 mod tests;

@@ -52,10 +52,8 @@ pub(super) fn observe(
     decision.confirm = true;
     // A source that lives may hold a guest that stands until this is said. Where both have ended,
     // the target's virt-handler has a while to say that the guest ran there.
-    let source_ended = matches!(
-        pods::look_for(pods, &state.source_pod),
-        Launcher::Missing | Launcher::Finished { .. }
-    );
+    let source_ended =
+        matches!(pods::look_for(pods, &state.source_pod), Launcher::Missing | Launcher::Finished { .. });
     let due = if source_ended { at + REPORT_GRACE } else { now };
     if matches!(target, Launcher::Finished { .. }) && now < due {
         return decision.look_again_at(due, now);
@@ -75,8 +73,8 @@ fn is_unwanted(inputs: &Inputs, state: &MigrationState) -> bool {
 pub(super) fn clean_up(inputs: &Inputs, pods: &[&Pod], decision: &mut Decision, now: Timestamp) {
     let vmi = &*inputs.vmi;
     let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
-    if state.is_some_and(|state| !state.is_final()) {
-        decision.actions.extend(relabel(vmi, false));
+    if let Some(state) = state.filter(|state| !state.is_final()) {
+        decision.actions.extend(relabel(vmi, Goal::Node(&state.target_node)));
         return;
     }
     let over = state.and_then(|state| state.end_timestamp).map(|end| end + AFTERMATH);
@@ -86,7 +84,7 @@ pub(super) fn clean_up(inputs: &Inputs, pods: &[&Pod], decision: &mut Decision, 
     let forget = target_label && !open && due.is_none();
     // A migration that a cache doesn't show yet may have put it there.
     decision.confirm |= forget;
-    decision.actions.extend(relabel(vmi, forget));
+    decision.actions.extend(relabel(vmi, if forget { Goal::None } else { Goal::AsItIs }));
     let left_over: Vec<&Pod> = strays(inputs, pods).collect();
     if let Some(due) = due.filter(|_| target_label || !left_over.is_empty()) {
         decision.look_again_at(due, now);
@@ -115,15 +113,32 @@ fn strays<'a>(inputs: &Inputs, pods: &[&'a Pod]) -> impl Iterator<Item = &'a Pod
     })
 }
 
-/// The label that says where the guest is, and with `forget` the one that says where it goes.
-fn relabel(vmi: &VirtualMachineInstance, forget: bool) -> Option<Action> {
+/// Where a guest goes.
+enum Goal<'a> {
+    /// To this node.
+    Node(&'a str),
+    /// Nowhere.
+    None,
+    /// Somebody else says.
+    AsItIs,
+}
+
+/// The labels that say where the guest is, and where it goes.
+fn relabel(vmi: &VirtualMachineInstance, goal: Goal<'_>) -> Option<Action> {
     let mut wanted = Map::new();
     let node = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
     if node.is_some() && label(vmi, labels::NODE_NAME) != node {
         wanted.insert(labels::NODE_NAME.to_owned(), json!(node));
     }
-    if forget {
-        wanted.insert(labels::MIGRATION_TARGET_NODE.to_owned(), Value::Null);
+    let target = label(vmi, labels::MIGRATION_TARGET_NODE);
+    match goal {
+        Goal::Node(node) if target != Some(node) => {
+            wanted.insert(labels::MIGRATION_TARGET_NODE.to_owned(), json!(node));
+        }
+        Goal::None if target.is_some() => {
+            wanted.insert(labels::MIGRATION_TARGET_NODE.to_owned(), Value::Null);
+        }
+        Goal::Node(_) | Goal::None | Goal::AsItIs => {}
     }
     (!wanted.is_empty()).then(|| Action::Patch(json!({ "metadata": { "labels": wanted } })))
 }

@@ -11,9 +11,9 @@ use super::{Inputs, Owner, decide};
 use crate::decision::{Action, Decision};
 use crate::launcher::LauncherConfig;
 
-const NOW: i64 = 1_000_000;
+pub(super) const NOW: i64 = 1_000_000;
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
@@ -26,7 +26,7 @@ fn config() -> LauncherConfig {
     }
 }
 
-fn vmi(phase: &str, metadata: Value) -> VirtualMachineInstance {
+pub(super) fn vmi(phase: &str, metadata: Value) -> VirtualMachineInstance {
     let mut object = json!({
         "metadata": {
             "name": "vm1", "namespace": "ns", "uid": "u1", "resourceVersion": "7",
@@ -45,12 +45,12 @@ fn vmi(phase: &str, metadata: Value) -> VirtualMachineInstance {
     serde_json::from_value(object).unwrap()
 }
 
-fn deleting(second: i64) -> Value {
+pub(super) fn deleting(second: i64) -> Value {
     json!({"deletionTimestamp": at(second).to_string()})
 }
 
 /// A launcher pod of the instance, on n1.
-fn pod(state: &str) -> Pod {
+pub(super) fn pod(state: &str) -> Pod {
     let (phase, ready, container) = match state {
         "unscheduled" => ("Pending", "False", Value::Null),
         "pulling" => {
@@ -108,7 +108,7 @@ fn pod(state: &str) -> Pod {
     serde_json::from_value(pod).unwrap()
 }
 
-fn inputs(vmi: VirtualMachineInstance, pods: &[&str]) -> Inputs {
+pub(super) fn inputs(vmi: VirtualMachineInstance, pods: &[&str]) -> Inputs {
     Inputs {
         vmi: Arc::new(vmi),
         pods: pods.iter().map(|state| Arc::new(pod(state))).collect(),
@@ -119,7 +119,7 @@ fn inputs(vmi: VirtualMachineInstance, pods: &[&str]) -> Inputs {
 }
 
 /// A decision in a few words: the phase it writes, and what else it does.
-fn told(decision: &Decision) -> String {
+pub(super) fn told(decision: &Decision) -> String {
     let mut words: Vec<String> = decision
         .actions
         .iter()

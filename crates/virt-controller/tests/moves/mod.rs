@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::cluster::api::{Api, Crash};
 use super::cluster::{
-    Controller, MIGRATIONS, PODS, VMIS, VMS, change, check, count, create, log, read, settle, surroundings, vm,
+    Controller, MIGRATIONS, PODS, VMIS, VMS, change, check, count, create, log, read, settle, surroundings,
+    vm,
 };
 
 /// How a migration ends.
@@ -222,28 +223,62 @@ async fn a_second_leader_with_an_old_view_moves_nothing_twice() {
     }
 }
 
+/// A VM is halted while its guest moves.
+async fn halted_on_the_way(api: &Api) -> usize {
+    create(api, VMS, vm("Always"));
+    settle(api).await;
+    create(api, MIGRATIONS, migration("m1"));
+    run(api, Plan::Endless).await;
+    change(api, VMS, "vm1", json!({"spec": {"runStrategy": "Halted"}}));
+    run(api, Plan::Endless).await;
+    assert_eq!([VMIS, PODS].map(|plural| count(api, plural)), [0, 0], "{:?}", log(api));
+    assert_eq!(phase(api, "m1"), "Failed");
+    api.lock().writes
+}
+
+/// A VM that wants to be moved by a drain, and a drain.
+async fn drained(api: &Api) {
+    let mut wanted = vm("Always");
+    wanted["spec"]["template"]["spec"]["evictionStrategy"] = json!("LiveMigrate");
+    create(api, VMS, wanted);
+    settle(api).await;
+    change(api, VMIS, "vm1", json!({"status": {"evacuationNodeName": "n1"}}));
+}
+
+async fn drained_and_moved(api: &Api) -> usize {
+    drained(api).await;
+    run(api, Plan::Completes).await;
+    at_rest(api, "n2");
+    assert!(read(api, VMIS, "vm1").unwrap()["status"].get("evacuationNodeName").is_none());
+    assert_eq!(count(api, MIGRATIONS), 1);
+    api.lock().writes
+}
+
 #[tokio::test]
 async fn an_instance_that_is_deleted_while_it_moves_takes_all_with_it() {
-    let api = Api::default();
-    create(&api, VMS, vm("Always"));
-    settle(&api).await;
-    create(&api, MIGRATIONS, migration("m1"));
-    run(&api, Plan::Endless).await;
-    change(&api, VMS, "vm1", json!({"spec": {"runStrategy": "Halted"}}));
-    run(&api, Plan::Endless).await;
-    assert_eq!([VMIS, PODS].map(|plural| count(&api, plural)), [0, 0], "{:?}", log(&api));
-    assert_eq!(phase(&api, "m1"), "Failed");
+    let writes = halted_on_the_way(&Api::default()).await;
+    for n in 0..writes {
+        let api = Api::default();
+        api.lock().crash = Some(Crash::After(n));
+        halted_on_the_way(&api).await;
+    }
+}
+
+#[tokio::test]
+async fn a_leader_may_die_at_every_write_of_a_drain() {
+    let writes = drained_and_moved(&Api::default()).await;
+    for n in 0..writes {
+        let api = Api::default();
+        api.lock().crash = Some(Crash::After(n));
+        drained_and_moved(&api).await;
+    }
 }
 
 /// A drain makes one migration, whoever leads, and another when that has failed.
 #[tokio::test]
 async fn a_drain_moves_the_guest_once() {
     let api = Api::default();
-    let mut drained = vm("Always");
-    drained["spec"]["template"]["spec"]["evictionStrategy"] = json!("LiveMigrate");
-    create(&api, VMS, drained);
-    settle(&api).await;
-    change(&api, VMIS, "vm1", json!({"status": {"evacuationNodeName": "n1"}}));
+    drained(&api).await;
     let (one, other) = (Controller::start(&api), Controller::start(&api));
     one.act().await.unwrap();
     let _ = other.act().await;
@@ -281,7 +316,6 @@ async fn only_the_last_five_are_kept() {
         create(&api, MIGRATIONS, migration(&format!("m{n}")));
         run(&api, Plan::SourceFails).await;
     }
-    let left: Vec<_> =
-        (1..=7).filter(|n| read(&api, MIGRATIONS, &format!("m{n}")).is_some()).collect();
+    let left: Vec<_> = (1..=7).filter(|n| read(&api, MIGRATIONS, &format!("m{n}")).is_some()).collect();
     assert_eq!(left, [3, 4, 5, 6, 7]);
 }
