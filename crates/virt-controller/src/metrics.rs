@@ -140,3 +140,32 @@ impl QueueMetrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn migrations_are_counted_by_phase_and_ends_once() {
+        let all: Vec<VirtualMachineInstanceMigration> =
+            ["", "Pending", "Scheduling", "PreparingTarget", "TargetReady", "Running", "Failed"]
+                .iter()
+                .map(|phase| serde_json::from_value(json!({"status": {"phase": phase}})).unwrap())
+                .collect();
+        migrations(all.iter());
+        let gauges = [&MIGRATIONS_PENDING, &MIGRATIONS_SCHEDULING, &MIGRATIONS_RUNNING];
+        assert_eq!(gauges.map(|gauge| gauge.get()), [2, 1, 3]);
+
+        let news = |kind: &str, reason| News {
+            about: serde_json::from_value(json!({ "kind": kind })).unwrap(),
+            warning: false,
+            reason,
+            note: String::new(),
+        };
+        told(&news("VirtualMachineInstanceMigration", MIGRATION_SUCCEEDED));
+        told(&news("VirtualMachineInstance", MIGRATION_SUCCEEDED));
+        told(&news("VirtualMachineInstanceMigration", "SuccessfulHandOver"));
+        assert_eq!((MIGRATIONS_SUCCEEDED.get(), MIGRATIONS_FAILED.get()), (1, 0));
+    }
+}

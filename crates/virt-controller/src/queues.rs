@@ -112,3 +112,63 @@ pub fn instance_of(migration: &VirtualMachineInstanceMigration) -> Key {
 pub fn moves(migration: &VirtualMachineInstanceMigration, instance: &Key) -> bool {
     migration.spec.vmi_name == instance.name && migration.namespace() == instance.namespace
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use serde_json::json;
+
+    fn migration(name: &str, instance: &str, phase: &str) -> VirtualMachineInstanceMigration {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": {"vmiName": instance},
+            "status": {"phase": phase},
+        }))
+        .unwrap()
+    }
+
+    fn woken(queue: &Queue<Key>) -> Vec<String> {
+        std::iter::from_fn(|| queue.next().now_or_never()).map(|key| key.name).collect()
+    }
+
+    #[test]
+    fn who_is_woken() {
+        let all = [
+            migration("own", "vm1", "Running"),
+            migration("old", "vm1", "Succeeded"),
+            migration("waits", "vm2", "Pending"),
+            migration("moves", "vm3", "Running"),
+        ];
+        let queues = Queues::default();
+        queues.migrations.open([]);
+        queues.vmis.open([]);
+        queues.migration_changed(&all[0], false, all.iter());
+        assert_eq!(woken(&queues.migrations), ["own"]);
+        assert_eq!(woken(&queues.vmis), ["vm1"]);
+
+        // A place is free, and one of those that are kept may be too many.
+        for (changed, gone) in [(migration("own", "vm1", "Failed"), false), (all[0].clone(), true)] {
+            queues.migrations.open([]);
+            queues.migration_changed(&changed, gone, all.iter());
+            assert_eq!(woken(&queues.migrations), ["own", "old", "waits"]);
+        }
+
+        queues.migrations.open([]);
+        queues.limits_changed(all.iter());
+        assert_eq!(woken(&queues.migrations), ["waits"]);
+
+        queues.migrations.open([]);
+        let vmi =
+            ObjectMeta { name: Some("vm1".into()), namespace: Some("ns".into()), ..ObjectMeta::default() };
+        queues.moves_changed(&vmi, all.iter());
+        assert_eq!(woken(&queues.migrations), ["own", "old"]);
+
+        queues.migrations.open([]);
+        let pod: ObjectMeta = serde_json::from_value(
+            json!({"name": "p", "namespace": "ns", "annotations": {labels::MIGRATION_NAME: "own"}}),
+        )
+        .unwrap();
+        queues.pod_changed(&pod);
+        assert_eq!(woken(&queues.migrations), ["own"]);
+    }
+}

@@ -87,6 +87,11 @@ fn introduce(round: &mut Round<'_>, vmi: &VirtualMachineInstance, pod: &Pod, nod
     if source_node == node {
         return round.fail("SameNode", "the target pod is on the node that has the guest already");
     }
+    let earlier = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    if earlier.is_some_and(|earlier| !earlier.is_final()) {
+        // Its launchers know of each other: nobody takes their word away.
+        return round.fail("AnotherMigration", "another migration of the same instance isn't over");
+    }
     round.decision.confirm = true;
     let name = vmi.name().to_owned();
     let labelled = vmi.metadata.labels.as_ref().and_then(|all| all.get(labels::MIGRATION_TARGET_NODE));

@@ -284,6 +284,7 @@ fn what_goes_wrong() {
         ("Scheduled", "", &["source left", "target"], dropped("SourcePodGone")),
         ("Scheduled", "", &["source", "target new"], "look in 840 s".into()),
         ("Scheduled", "deleting", both, dropped("InstanceEnded")),
+        ("Scheduled", "labelled another", both, dropped("AnotherMigration")),
         ("Running", "missing", &[], failed("InstanceGone")),
         ("Running", "", both, dropped("InstanceGone")),
         (
