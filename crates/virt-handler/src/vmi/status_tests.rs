@@ -74,3 +74,22 @@ fn the_end_keeps_what_others_wrote_and_a_patch_names_its_version() {
     assert_eq!(patch["status"]["reason"], "QemuExited");
     assert!(patch["status"].get("qosClass").is_none() && patch.get("spec").is_none());
 }
+
+#[test]
+fn whether_it_can_be_moved_and_what_machine_it_is_are_the_launchers_to_say() {
+    let vmi = vmi(VmiPhase::Running);
+    for (can_move, why_not, expected) in [
+        (false, "", ("False", Some("LauncherNotLiveMigratable"))),
+        (true, "", ("True", None)),
+        (true, "volume data is an emptyDisk", ("False", Some("DisksNotLiveMigratable"))),
+    ] {
+        let mut domain = Domain::in_state(DomainState::Running);
+        (domain.can_move, domain.not_migratable) = (can_move, why_not.into());
+        domain.machine_type = "pc-q35-7.2".into();
+        let status = status::running(&vmi, NODE, &domain, Some(&pod()), now());
+        let said = status.conditions.iter().find(|c| c.type_ == "LiveMigratable").unwrap();
+        assert_eq!((format!("{:?}", said.status).as_str(), said.reason.as_deref()), expected);
+        assert!(!can_move || said.message.as_deref().unwrap_or_default() == why_not);
+        assert_eq!(status.machine.unwrap().type_.as_deref(), Some("pc-q35-7.2"));
+    }
+}

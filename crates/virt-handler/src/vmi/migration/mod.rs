@@ -12,6 +12,8 @@ mod target;
 mod source_tests;
 #[cfg(test)]
 mod target_tests;
+#[cfg(test)]
+mod world_tests;
 
 pub use answer::{Answer, answered, then};
 pub use source::{give_away, left};
