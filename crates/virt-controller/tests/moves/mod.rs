@@ -92,6 +92,7 @@ async fn run(api: &Api, plan: Plan) {
             controller = Controller::start(api);
         }
         check(api);
+        limited(api);
         surroundings(api);
         handlers(api, plan);
         controller.look();
@@ -100,6 +101,17 @@ async fn run(api: &Api, plan: Plan) {
         }
     }
     panic!("never quiet: {:?}", log(api));
+}
+
+/// No more guests leave a node at a time than may: two, when nobody says.
+fn limited(api: &Api) {
+    let state = api.lock();
+    let moving = state.of(MIGRATIONS).filter(|migration| {
+        let uid = &migration["metadata"]["uid"];
+        let over = matches!(migration["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        !over && state.of(PODS).any(|pod| pod["metadata"]["labels"]["kubevirt.io/migrationJobUID"] == *uid)
+    });
+    assert!(moving.count() <= 2);
 }
 
 fn migration(name: &str) -> Value {
@@ -305,6 +317,37 @@ async fn a_drain_moves_the_guest_once() {
     at_rest(&api, "n2");
     assert!(read(&api, VMIS, "vm1").unwrap()["status"].get("evacuationNodeName").is_none());
     assert_eq!(count(&api, MIGRATIONS), 2);
+}
+
+/// Four guests leave a node, two at a time.
+async fn crowd(api: &Api) -> usize {
+    for n in 1..=4 {
+        let mut one = vm("Always");
+        one["metadata"]["name"] = json!(format!("vm{n}"));
+        create(api, VMS, one);
+    }
+    settle(api).await;
+    for n in 1..=4 {
+        let mut one = migration(&format!("m{n}"));
+        one["spec"]["vmiName"] = json!(format!("vm{n}"));
+        create(api, MIGRATIONS, one);
+    }
+    run(api, Plan::Completes).await;
+    for n in 1..=4 {
+        assert_eq!(phase(api, &format!("m{n}")), "Succeeded", "{n}: {:?}", log(api));
+    }
+    api.lock().writes
+}
+
+#[tokio::test]
+async fn the_limits_hold_when_a_leader_dies() {
+    let writes = crowd(&Api::default()).await;
+    let first = writes / 3;
+    for n in (first..writes).step_by(3) {
+        let api = Api::default();
+        api.lock().crash = Some(Crash::After(n));
+        crowd(&api).await;
+    }
 }
 
 #[tokio::test]
