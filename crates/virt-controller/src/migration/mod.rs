@@ -175,3 +175,5 @@ fn delete_pod(pod: &Pod) -> Option<Action> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writes_tests;

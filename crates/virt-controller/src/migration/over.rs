@@ -5,7 +5,7 @@ use kubevirt_types::labels;
 use super::turn::{rank, same_instance};
 use super::{Inputs, status};
 use crate::decision::{Action, Decision};
-use crate::owner;
+use crate::{merge, owner};
 
 /// How many finished migrations of an instance are kept.
 const KEPT: usize = 5;
@@ -14,6 +14,13 @@ const KEPT: usize = 5;
 pub(super) fn decide(inputs: &Inputs) -> Decision {
     let migration = &*inputs.migration;
     let mut decision = Decision::default();
+    let mut wanted = migration.status.clone().unwrap_or_default();
+    if let Some(state) = inputs.state().filter(|state| state.is_final()) {
+        // How long the guest stood is told after the end.
+        wanted.migration_state = Some(state.clone());
+    }
+    let patch = merge::status_patch(migration.status.as_ref(), &wanted);
+    decision.actions.extend(patch.map(Action::PatchStatus));
     let patch = owner::remove_finalizers(&migration.metadata, &[labels::FINALIZER_MIGRATION]);
     decision.actions.extend(patch.map(Action::Patch));
     if !migration.is_deleting() && newer(inputs) >= KEPT {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kubevirt_types::migration::MigrationState;
 use kubevirt_types::{VirtualMachineInstance, labels};
 use serde_json::{Value, json};
 
@@ -13,9 +12,9 @@ use super::{Inputs, decide};
 use crate::decision::{Action, Decision};
 use crate::launcher::LauncherConfig;
 
-const NOW: i64 = 1_000_000;
+pub(super) const NOW: i64 = 1_000_000;
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
@@ -131,7 +130,7 @@ fn pod(described: &str) -> Pod {
 }
 
 /// The migration in a phase; `!` behind it: somebody has deleted it.
-fn inputs(phase: &str, instance: &str, pods: &[&str]) -> Inputs {
+pub(super) fn inputs(phase: &str, instance: &str, pods: &[&str]) -> Inputs {
     let mut object = json!({
         "metadata": {
             "name": "move", "namespace": "ns", "uid": "m1", "resourceVersion": "3",
@@ -331,7 +330,7 @@ fn deleted() {
         ),
         ("Running!", "missing", &[], failed("Aborted")),
         ("Failed!", "", &[], "finalizers".into()),
-        ("Succeeded", "known completed", &[], "finalizers".into()),
+        ("Succeeded", "another completed", &[], "finalizers".into()),
     ];
     for (phase, instance, pods, expected) in table {
         let decision = decide(&inputs(phase, instance, pods), at(NOW));
@@ -348,49 +347,4 @@ fn the_finalizer_and_the_label_come_first() {
     bare.status = None;
     inputs.migration = Arc::new(bare);
     assert_eq!(told(&decide(&inputs, at(NOW))), "finalizers+labels, -> Pending");
-}
-
-#[test]
-fn the_state_replaces_that_of_an_earlier_migration() {
-    let inputs = inputs("Scheduled", "labelled another addressed started failed", &["source", "target"]);
-    let decision = decide(&inputs, at(NOW));
-    let [Action::PatchVmiStatus { patch, .. }] = &decision.actions[..] else { panic!("{decision:?}") };
-    let mut status = serde_json::to_value(inputs.vmi.unwrap().status.clone().unwrap()).unwrap();
-    merge(&mut status, &patch["status"]);
-    let state: MigrationState = serde_json::from_value(status["migrationState"].clone()).unwrap();
-    let expected = MigrationState {
-        migration_uid: "m1".into(),
-        source_node: "n1".into(),
-        source_pod: "source".into(),
-        target_node: "n2".into(),
-        target_pod: "target".into(),
-        migration_configuration: Some(inputs.limits.clone()),
-        ..MigrationState::default()
-    };
-    assert_eq!(state, expected);
-}
-
-/// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    for (key, value) in patch {
-        match value {
-            Value::Null => drop(target.as_object_mut().unwrap().remove(key)),
-            value => merge(&mut target[key], value),
-        }
-    }
-}
-
-#[test]
-fn a_refused_pod_is_told_once() {
-    let inputs = inputs("Pending", "", &["source"]);
-    let patch = super::on_failure(&inputs.migration, "FailedCreate", "quota exceeded", at(NOW)).unwrap();
-    let mut object = (*inputs.migration).clone();
-    let status = object.status.as_mut().unwrap();
-    status.conditions = serde_json::from_value(patch["status"]["conditions"].clone()).unwrap();
-    assert!(super::is_refused(&object));
-    assert_eq!(super::on_failure(&object, "FailedCreate", "quota exceeded", at(NOW + 5)), None);
 }

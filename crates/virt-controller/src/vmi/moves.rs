@@ -54,6 +54,10 @@ pub(super) fn observe(
     // the target's virt-handler has a while to say that the guest ran there.
     let source_ended =
         matches!(pods::look_for(pods, &state.source_pod), Launcher::Missing | Launcher::Finished { .. });
+    if !source_ended && pods::has_shut_down(target) {
+        // The guest ran at the target and has ended: the source mustn't let it run again.
+        return;
+    }
     let due = if source_ended { at + REPORT_GRACE } else { now };
     if matches!(target, Launcher::Finished { .. }) && now < due {
         return decision.look_again_at(due, now);

@@ -17,6 +17,7 @@ fn launcher(described: &str) -> Pod {
         "migrated" => ("succeeded", Some("Migrated")),
         "shutdown" => ("succeeded", Some("GuestShutdown")),
         "killed" => ("failed", Some("Killed")),
+        "crashed" => ("failed", Some("QemuCrashed")),
         state => (state, None),
     };
     let mut pod = serde_json::to_value(pod(state)).unwrap();
@@ -128,9 +129,15 @@ fn which_launcher_counts() {
         // Both have ended.
         ("begun", &["source migrated", "target migrated"], format!("{GONE}, -> Succeeded, confirm")),
         ("begun", &["source migrated", "target failed"], format!("{GONE}, -> Failed, confirm")),
-        ("begun", &["source killed", "target shutdown"], format!("{GONE}, -> Failed, confirm")),
+        ("begun", &["source killed", "target crashed"], format!("{GONE}, -> Failed, confirm")),
         ("begun", &["source migrated"], format!("{GONE}, -> Failed, confirm")),
-        ("begun", &["target shutdown"], format!("{GONE}, -> Failed, confirm")),
+        ("begun", &["target crashed"], format!("{GONE}, -> Failed, confirm")),
+        // The guest ran at the target and shut itself down there, and nobody came to say so. The
+        // source isn't told that its target is gone: it would let the guest run again.
+        ("begun", &["source ready", "target shutdown"], "-> Succeeded, confirm".into()),
+        ("begun", &["source killed", "target shutdown"], format!("{GONE}, -> Succeeded, confirm")),
+        ("begun", &["source migrated", "target shutdown"], format!("{GONE}, -> Succeeded, confirm")),
+        ("begun", &["target shutdown"], format!("{GONE}, -> Succeeded, confirm")),
         ("begun", &[], format!("{GONE}, -> Failed, confirm")),
         // virt-handler at the target has ten seconds to say how it ended.
         ("begun", &["source migrated", "target succeeded"], "look in 5 s, confirm".into()),
@@ -163,6 +170,20 @@ fn which_launcher_counts() {
         let mut inputs = moving("Running", described, json!({}));
         inputs.pods = pods.iter().map(|described| Arc::new(launcher(described))).collect();
         assert_eq!(words(&inputs), *expected, "{described} with {pods:?}");
+    }
+}
+
+#[test]
+fn a_source_is_never_told_to_go_on_with_a_guest_that_shut_down() {
+    let table: &[(&[&str], &str)] = &[
+        (&["source ready", "target shutdown"], "delete pod, confirm"),
+        (&["source terminating", "target shutdown"], "confirm"),
+        (&["source failed", "target shutdown"], "endTimestamp+failed+failureReason, confirm"),
+    ];
+    for (pods, expected) in table {
+        let mut inputs = moving("Succeeded", "begun", json!({}));
+        inputs.pods = pods.iter().map(|described| Arc::new(launcher(described))).collect();
+        assert_eq!(words(&inputs), *expected, "{pods:?}");
     }
 }
 

@@ -67,6 +67,13 @@ pub fn owner_pod<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Option<&
 pub fn current<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Launcher<'a> {
     let owner = owner_pod(vmi, pods).map_or(Launcher::Missing, look);
     let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    if let Some(state) = state.filter(|state| !state.is_final()) {
+        let target = look_for(pods, &state.target_pod);
+        if has_shut_down(target) {
+            // It ran there, and nobody has come to say so.
+            return target;
+        }
+    }
     match (owner, state) {
         (Launcher::Missing | Launcher::Finished { .. }, Some(state)) if !state.completed => {
             after_source(owner, look_for(pods, &state.target_pod), state)
@@ -112,6 +119,16 @@ fn by_name<'a>(pods: &[&'a Pod], name: &str) -> Option<&'a Pod> {
 /// The launcher in the pod of this name.
 pub fn look_for<'a>(pods: &[&'a Pod], name: &str) -> Launcher<'a> {
     by_name(pods, name).map_or(Launcher::Missing, look)
+}
+
+/// Whether a launcher has ended because its guest shut itself down: it was there, then.
+pub fn has_shut_down(launcher: Launcher<'_>) -> bool {
+    match launcher {
+        Launcher::Finished { pod, .. } => {
+            last_reason(pod).is_some_and(|reason| SHUT_DOWN.contains(&reason.as_str()))
+        }
+        Launcher::Missing | Launcher::Preparing(_) | Launcher::Ready(..) => false,
+    }
 }
 
 /// The reason with which a launcher ends whose guest runs at a migration's target.
