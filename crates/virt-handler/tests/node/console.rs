@@ -6,19 +6,21 @@ use crate::fake::{Dir, FakeLauncher, NODE, POD};
 use axum::Extension;
 use axum::body::Body;
 use futures::{SinkExt, StreamExt};
-use handler_launcher_com::launcher::DomainPhase;
+use handler_launcher_com::launcher::{DomainPhase, MigrationPhase, MigrationRole};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, accept, reply};
+use kubevirt_stream::relay::{RelayEnd, relay};
 use kubevirt_stream::websocket::{DialError, WebSocket, dial};
 use kubevirt_types::Release;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use virt_handler::console::{Consoles, router};
 use virt_handler::launcher::link::Links;
@@ -42,8 +44,12 @@ fn listen(dir: &Dir, name: &str) -> UnixListener {
 }
 
 async fn open(dir: &Dir, path: &str) -> Result<(WebSocket, http::HeaderMap), DialError> {
+    open_at(routes(dir).0, path).await
+}
+
+async fn open_at(routes: axum::Router, path: &str) -> Result<(WebSocket, http::HeaderMap), DialError> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let service = TowerToHyperService::new(routes(dir).0);
+    let service = TowerToHyperService::new(routes);
     tokio::spawn(async move {
         let connection =
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service);
@@ -149,4 +155,57 @@ async fn an_old_launcher_that_cannot_pause_is_named() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let status: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(status["message"], "the launcher (release v0.17.0) can't pause");
+}
+
+/// The close code at the end of a launcher's stream, when this has become of the guest meanwhile.
+async fn close_code(meanwhile: impl FnOnce(&FakeLauncher)) -> u16 {
+    let dir = Dir::new();
+    let fake = FakeLauncher::new(DomainPhase::Running);
+    let _server = fake.serve(&dir.0);
+    let console = listen(&dir, socket::CONSOLE);
+    let (routes, links) = routes(&dir);
+    links.adopt(std::time::Duration::from_secs(10)).await;
+    let launcher = tokio::spawn(async move {
+        let (mut stream, _) = console.accept().await.unwrap();
+        accept(&mut stream).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 0 }).await.unwrap();
+        stream
+    });
+    let (websocket, _) = open_at(routes, "tick/console").await.unwrap();
+    let stream = launcher.await.unwrap();
+    meanwhile(&fake);
+    drop(stream);
+    let (_client, ours) = tokio::io::duplex(64);
+    match relay(websocket, ours, &CancellationToken::new()).await {
+        RelayEnd::PeerClosed(close) => close.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_guest_moves_away_is_to_be_had_again_elsewhere() {
+    assert_eq!(close_code(|_| {}).await, 1000, "somebody newer has it");
+    assert_eq!(close_code(|fake| fake.set(DomainPhase::Shutoff)).await, 1000);
+    let source = |phase| move |fake: &FakeLauncher| fake.come("m-1", MigrationRole::Source, phase);
+    assert_eq!(close_code(source(MigrationPhase::PreCopy)).await, 1000);
+    assert_eq!(close_code(source(MigrationPhase::HandedOverUnconfirmed)).await, 1001);
+    assert_eq!(close_code(source(MigrationPhase::Completed)).await, 1001);
+    let migrated = |fake: &FakeLauncher| {
+        fake.domain.send_modify(|domain| "Migrated".clone_into(&mut domain.reason));
+        fake.set(DomainPhase::Shutoff);
+    };
+    assert_eq!(close_code(migrated).await, 1001);
+}
+
+#[tokio::test]
+async fn a_guest_that_was_given_away_is_to_be_asked_for_again() {
+    let dir = Dir::new();
+    let fake = FakeLauncher::new(DomainPhase::Running);
+    fake.come("m-1", MigrationRole::Source, MigrationPhase::Completed);
+    let _server = fake.serve(&dir.0);
+    let (routes, links) = routes(&dir);
+    links.adopt(std::time::Duration::from_secs(10)).await;
+    let (code, status) = refusal(open_at(routes, "tick/console?resumeFrom=7").await.unwrap_err());
+    assert_eq!(code, StatusCode::NOT_FOUND, "the one refusal on which virt-api tries again");
+    assert!(status["message"].as_str().unwrap().contains("moves away"), "{status}");
 }

@@ -10,10 +10,11 @@ use handler_launcher_com::launcher::launcher_server::{Launcher, LauncherServer};
 use handler_launcher_com::launcher::{
     CancelMigrationRequest, CancelMigrationResponse, DomainPhase, DomainState, GetDomainRequest, InfoRequest,
     InfoResponse, KillVirtualMachineRequest, KillVirtualMachineResponse, MigrateVirtualMachineRequest,
-    MigrateVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
-    PrepareMigrationSourceRequest, PrepareMigrationSourceResponse, PrepareMigrationTargetRequest,
-    PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse,
-    ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse, SyncVirtualMachineRequest,
+    MigrateVirtualMachineResponse, MigrationPhase, MigrationRole, MigrationState, PauseVirtualMachineRequest,
+    PauseVirtualMachineResponse, PrepareMigrationSourceRequest, PrepareMigrationSourceResponse,
+    PrepareMigrationTargetRequest, PrepareMigrationTargetResponse, ResolveMigrationRequest,
+    ResolveMigrationResponse, ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse,
+    SoftRebootVirtualMachineRequest, SoftRebootVirtualMachineResponse, SyncVirtualMachineRequest,
     SyncVirtualMachineResponse, UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse,
     WatchDomainRequest,
 };
@@ -25,6 +26,7 @@ use kube::Client;
 use kube::client::Body;
 use kube::runtime::reflector::{self, store::Writer};
 use kube::runtime::watcher;
+use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 use kubevirt_types::{VirtualMachineInstance, VmiPhase};
 use serde_json::{Value, json};
 use tokio::runtime::{EnterGuard, Runtime};
@@ -124,6 +126,35 @@ impl FakeLauncher {
         process
     }
 
+    /// A migration has come so far.
+    pub fn come(&self, uid: &str, role: MigrationRole, phase: MigrationPhase) {
+        self.domain.send_modify(|domain| {
+            domain.migration = Some(MigrationState {
+                uid: uid.into(),
+                role: role.into(),
+                phase: phase.into(),
+                started_unix_ms: 1_764_000_000_000,
+                ..Default::default()
+            });
+            domain.generation += 1;
+        });
+    }
+
+    fn take_part(
+        &self,
+        call: &str,
+        uid: &str,
+        role: MigrationRole,
+        phase: MigrationPhase,
+    ) -> Result<Option<DomainState>, Status> {
+        if !self.capabilities.iter().any(|can| can == "live-migration") {
+            return Err(stays());
+        }
+        self.calls.lock().unwrap().push(call.to_owned());
+        self.come(uid, role, phase);
+        Ok(Some(self.domain.borrow().clone()))
+    }
+
     fn note(&self, call: &str, phase: DomainPhase) -> Option<DomainState> {
         self.calls.lock().unwrap().push(call.to_owned());
         self.set(phase);
@@ -178,32 +209,60 @@ impl Launcher for FakeLauncher {
     ) -> Result<Answer<UnpauseVirtualMachineResponse>, Status> {
         Ok(Answer::new(UnpauseVirtualMachineResponse { domain: self.note("unpause", DomainPhase::Running) }))
     }
+    async fn soft_reboot_virtual_machine(
+        &self,
+        _: Ask<SoftRebootVirtualMachineRequest>,
+    ) -> Result<Answer<SoftRebootVirtualMachineResponse>, Status> {
+        let domain = self.note("soft reboot", DomainPhase::Running);
+        Ok(Answer::new(SoftRebootVirtualMachineResponse { domain }))
+    }
     async fn get_domain(&self, _: Ask<GetDomainRequest>) -> Result<Answer<DomainState>, Status> {
         Ok(Answer::new(self.domain.borrow().clone()))
     }
     async fn prepare_migration_source(
         &self,
-        _: Ask<PrepareMigrationSourceRequest>,
+        ask: Ask<PrepareMigrationSourceRequest>,
     ) -> Result<Answer<PrepareMigrationSourceResponse>, Status> {
-        Err(stays())
+        let uid = ask.into_inner().migration_uid;
+        let domain =
+            self.take_part("prepare source", &uid, MigrationRole::Source, MigrationPhase::Prepared)?;
+        Ok(Answer::new(PrepareMigrationSourceResponse { certificate_sha256: "aa".into(), domain }))
     }
     async fn prepare_migration_target(
         &self,
-        _: Ask<PrepareMigrationTargetRequest>,
+        ask: Ask<PrepareMigrationTargetRequest>,
     ) -> Result<Answer<PrepareMigrationTargetResponse>, Status> {
-        Err(stays())
+        let ask = ask.into_inner();
+        let vmi: VirtualMachineInstance = serde_json::from_slice(&ask.vmi_json).unwrap();
+        let machine = vmi.status.unwrap().machine.unwrap().type_.unwrap();
+        let call = format!("prepare target {machine} for {}", ask.source_certificate_sha256);
+        let (role, phase) = (MigrationRole::Target, MigrationPhase::Prepared);
+        let domain = self.take_part(&call, &ask.migration_uid, role, phase)?;
+        self.set(DomainPhase::Starting);
+        Ok(Answer::new(PrepareMigrationTargetResponse {
+            port: 4444,
+            certificate_sha256: "bb".into(),
+            domain,
+        }))
     }
     async fn migrate_virtual_machine(
         &self,
-        _: Ask<MigrateVirtualMachineRequest>,
+        ask: Ask<MigrateVirtualMachineRequest>,
     ) -> Result<Answer<MigrateVirtualMachineResponse>, Status> {
-        Err(stays())
+        let ask = ask.into_inner();
+        let to = (&ask.target_address, ask.target_port, &ask.target_certificate_sha256);
+        let call = format!("migrate to {to:?} with {}", ask.options.unwrap().bandwidth_bytes_per_second);
+        let (role, phase) = (MigrationRole::Source, MigrationPhase::PreCopy);
+        let domain = self.take_part(&call, &ask.migration_uid, role, phase)?;
+        Ok(Answer::new(MigrateVirtualMachineResponse { domain }))
     }
     async fn cancel_migration(
         &self,
-        _: Ask<CancelMigrationRequest>,
+        ask: Ask<CancelMigrationRequest>,
     ) -> Result<Answer<CancelMigrationResponse>, Status> {
-        Err(stays())
+        let uid = ask.into_inner().migration_uid;
+        let domain = self.take_part("cancel", &uid, MigrationRole::Source, MigrationPhase::Cancelled)?;
+        Ok(Answer::new(CancelMigrationResponse { domain }))
     }
     async fn resolve_migration(
         &self,
@@ -263,7 +322,11 @@ impl FakeCluster {
     }
 
     pub fn phase(&self) -> VmiPhase {
-        self.vmi.lock().unwrap().0.status.as_ref().unwrap().phase
+        self.status().phase
+    }
+
+    pub fn status(&self) -> VirtualMachineInstanceStatus {
+        self.vmi.lock().unwrap().0.status.clone().unwrap()
     }
 
     pub fn patches(&self) -> Vec<Value> {
@@ -276,8 +339,13 @@ impl FakeCluster {
 
     /// Waits until the VMI is in this phase.
     pub async fn until(&self, phase: VmiPhase) {
+        self.until_status(|status| status.phase == phase).await;
+    }
+
+    /// Waits until the VMI's status is as it should be.
+    pub async fn until_status(&self, is: impl Fn(&VirtualMachineInstanceStatus) -> bool) {
         let mut patches = self.patches.subscribe();
-        let reached = patches.wait_for(|_| self.phase() == phase);
+        let reached = patches.wait_for(|_| is(&self.status()));
         tokio::time::timeout(std::time::Duration::from_secs(20), reached).await.expect("in time").unwrap();
     }
 

@@ -8,3 +8,5 @@ mod console;
 mod device_plugin;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod migration;

@@ -83,10 +83,12 @@ fn hand_over(view: View<'_>, domain: &Domain, state: &MigrationState) -> Decisio
         DomainState::Running | DomainState::Paused => {
             Some(status::running(view.vmi, view.node, domain, view.pod, view.now))
         }
+        // QEMU's own word that it runs comes next.
+        DomainState::NotStarted | DomainState::Starting => {
+            return Decision { again: Some(LOOK_AGAIN), ..Decision::default() };
+        }
         // What has become of it since is the owner's to say: the next look's.
-        DomainState::NotStarted
-        | DomainState::Starting
-        | DomainState::ShuttingDown
+        DomainState::ShuttingDown
         | DomainState::Shutoff
         | DomainState::Moved
         | DomainState::Crashed

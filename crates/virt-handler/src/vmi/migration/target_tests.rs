@@ -128,6 +128,8 @@ fn the_guest_is_this_nodes_when_its_launcher_says_that_it_runs() {
             assert_eq!(decision.status, None, "{state:?} {stage:?}");
         }
     }
+    let early = ask(&instance(listening()), coming(Starting, Stage::Completed), Some(&pod()));
+    assert_eq!((early.status, early.again.is_some()), (None, true));
     let mut of_another = coming(Running, Stage::Completed);
     of_another.migration.as_mut().unwrap().uid = "m-0".into();
     let mut as_source = coming(Running, Stage::Completed);
