@@ -52,6 +52,6 @@ wait "$cluster" || {
 }
 trap - EXIT
 step images scripts/images.sh
-step migration scripts/migration-test.sh
+step qemu scripts/qemu-test.sh
 say "end to end"
 scripts/e2e.sh test

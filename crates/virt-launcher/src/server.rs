@@ -14,9 +14,9 @@ use handler_launcher_com::launcher::{
     MigrateVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
     PrepareMigrationSourceRequest, PrepareMigrationSourceResponse, PrepareMigrationTargetRequest,
     PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse,
-    ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse, SyncVirtualMachineRequest,
-    SyncVirtualMachineResponse, UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse,
-    WatchDomainRequest,
+    ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse, SoftRebootVirtualMachineRequest,
+    SoftRebootVirtualMachineResponse, SyncVirtualMachineRequest, SyncVirtualMachineResponse,
+    UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse, WatchDomainRequest,
 };
 use handler_launcher_com::negotiate::{PROTOCOL_VERSIONS, capability};
 use tokio::sync::watch;
@@ -43,8 +43,13 @@ impl Server {
 }
 
 /// What this launcher can do.
-const CAPABILITIES: [&str; 4] =
-    [capability::PAUSE, capability::CONSOLE_RESUME, capability::VNC, capability::LIVE_MIGRATION];
+const CAPABILITIES: [&str; 5] = [
+    capability::PAUSE,
+    capability::CONSOLE_RESUME,
+    capability::VNC,
+    capability::LIVE_MIGRATION,
+    capability::SOFT_REBOOT,
+];
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -98,6 +103,15 @@ impl Launcher for Server {
     ) -> Answer<UnpauseVirtualMachineResponse> {
         let domain = self.guest.unpause().await.map_err(status)?;
         Ok(Response::new(UnpauseVirtualMachineResponse { domain: Some(domain) }))
+    }
+
+    async fn soft_reboot_virtual_machine(
+        &self,
+        request: Request<SoftRebootVirtualMachineRequest>,
+    ) -> Answer<SoftRebootVirtualMachineResponse> {
+        let grace = request.into_inner().grace_period_seconds.map(Duration::from_secs);
+        let domain = self.guest.soft_reboot(grace).await.map_err(status)?;
+        Ok(Response::new(SoftRebootVirtualMachineResponse { domain: Some(domain) }))
     }
 
     async fn get_domain(&self, _: Request<GetDomainRequest>) -> Answer<DomainState> {

@@ -83,6 +83,21 @@ pub struct UnpauseVirtualMachineResponse {
     #[prost(message, optional, tag = "1")]
     pub domain: ::core::option::Option<DomainState>,
 }
+/// How to reboot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SoftRebootVirtualMachineRequest {
+    /// Seconds within which a guest that powers itself off is started again; later it is off. The
+    /// launcher's own grace period if absent.
+    #[prost(uint64, optional, tag = "1")]
+    pub grace_period_seconds: ::core::option::Option<u64>,
+}
+/// The state after the call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SoftRebootVirtualMachineResponse {
+    /// The state after the call.
+    #[prost(message, optional, tag = "1")]
+    pub domain: ::core::option::Option<DomainState>,
+}
 /// Nothing to say yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetDomainRequest {}
@@ -675,6 +690,26 @@ pub mod launcher_client {
                 .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "UnpauseVirtualMachine"));
             self.inner.unary(req, path, codec).await
         }
+        /// With capability "soft-reboot": presses the power button, and starts the guest again in the
+        /// same QEMU when it has powered itself off within the grace. Returns when it is pressed.
+        pub async fn soft_reboot_virtual_machine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SoftRebootVirtualMachineRequest>,
+        ) -> std::result::Result<tonic::Response<super::SoftRebootVirtualMachineResponse>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/kubevirt.launcher.v1.Launcher/SoftRebootVirtualMachine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "SoftRebootVirtualMachine"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The state of the virtual machine now.
         pub async fn get_domain(
             &mut self,
@@ -834,6 +869,12 @@ pub mod launcher_server {
             &self,
             request: tonic::Request<super::UnpauseVirtualMachineRequest>,
         ) -> std::result::Result<tonic::Response<super::UnpauseVirtualMachineResponse>, tonic::Status>;
+        /// With capability "soft-reboot": presses the power button, and starts the guest again in the
+        /// same QEMU when it has powered itself off within the grace. Returns when it is pressed.
+        async fn soft_reboot_virtual_machine(
+            &self,
+            request: tonic::Request<super::SoftRebootVirtualMachineRequest>,
+        ) -> std::result::Result<tonic::Response<super::SoftRebootVirtualMachineResponse>, tonic::Status>;
         /// The state of the virtual machine now.
         async fn get_domain(
             &self,
@@ -1167,6 +1208,47 @@ pub mod launcher_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UnpauseVirtualMachineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/SoftRebootVirtualMachine" => {
+                    #[allow(non_camel_case_types)]
+                    struct SoftRebootVirtualMachineSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::SoftRebootVirtualMachineRequest>
+                        for SoftRebootVirtualMachineSvc<T>
+                    {
+                        type Response = super::SoftRebootVirtualMachineResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SoftRebootVirtualMachineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::soft_reboot_virtual_machine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SoftRebootVirtualMachineSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

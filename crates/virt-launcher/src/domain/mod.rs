@@ -46,6 +46,8 @@ pub enum Event {
     HeldBack,
     /// Somebody wants the CPUs to stand.
     PauseAsked,
+    /// The guest has powered itself off because somebody wants it to reboot: it is started again.
+    Rebooting,
     /// Somebody wants it shut down.
     ShutdownAsked,
     /// Somebody wants it ended, or the guest took too long to shut down.
@@ -97,6 +99,7 @@ pub struct Domain {
     emulated: bool,
     generation: u64,
     pause_asked: bool,
+    rebooting: bool,
     shutdown_asked: bool,
     killed: Option<String>,
     panicked: bool,
@@ -140,6 +143,7 @@ impl Domain {
             emulated: false,
             generation: 1,
             pause_asked: false,
+            rebooting: false,
             shutdown_asked: false,
             killed: None,
             panicked: false,
@@ -165,6 +169,11 @@ impl Domain {
             Whereabouts::Here => false,
             Whereabouts::Coming | Whereabouts::HandedOver | Whereabouts::Away => true,
         }
+    }
+
+    /// Whether it is off for a moment, to be started again.
+    pub fn is_rebooting(&self) -> bool {
+        self.rebooting
     }
 
     /// Whether QEMU has ended.
@@ -248,6 +257,7 @@ impl Domain {
                 }
             }
             Event::PauseAsked => self.pause_asked = true,
+            Event::Rebooting => self.rebooting = true,
             Event::ShutdownAsked => {
                 self.shutdown_asked = true;
                 match self.phase {
@@ -281,6 +291,7 @@ impl Domain {
             qmp::Event::Resume => {
                 self.whereabouts = Whereabouts::Here;
                 self.pause_asked = false;
+                self.rebooting = false;
                 if self.phase != DomainPhase::ShuttingDown {
                     self.enter(DomainPhase::Running, "Running");
                 }
@@ -288,13 +299,17 @@ impl Domain {
             qmp::Event::Stop => {
                 // QEMU stops the CPUs in every shutdown, too.
                 let moves = self.moves_away() && !self.pause_asked;
-                if self.phase == DomainPhase::Running && self.shutdown.is_none() && !moves {
+                let over = self.shutdown.is_some() || self.rebooting;
+                if self.phase == DomainPhase::Running && !over && !moves {
                     let reason = if self.pause_asked { "PausedByUser" } else { "PausedByQemu" };
                     self.enter(DomainPhase::Paused, reason);
                 }
             }
             qmp::Event::Shutdown { guest, reason } => {
-                self.shutdown = Some((guest, reason));
+                // A QEMU that is told to quit behind the guest's own poweroff says so, too.
+                if self.shutdown.as_ref().is_none_or(|(by_guest, _)| !by_guest) {
+                    self.shutdown = Some((guest, reason));
+                }
                 if self.phase != DomainPhase::ShuttingDown {
                     self.enter(
                         DomainPhase::ShuttingDown,
@@ -325,8 +340,8 @@ impl Domain {
         }
     }
 
-    /// Whether QEMU stops the guest because it moves away.
-    fn moves_away(&self) -> bool {
+    /// Whether the guest is on its way to another launcher.
+    pub fn moves_away(&self) -> bool {
         self.migration.as_ref().is_some_and(|migration| {
             let going = matches!(
                 migration.phase(),

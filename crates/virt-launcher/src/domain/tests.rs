@@ -127,6 +127,22 @@ fn ends_that_nobody_wanted() {
 }
 
 #[test]
+fn a_reboot_on_request_is_no_end_and_no_pause() {
+    assert_eq!(started([Event::Rebooting, stopped(), resumed()]), [""; 0]);
+    assert_eq!(started([Event::Rebooting, stopped(), exited(Exit::Signal(9))]), ["CRASHED QemuCrashed"]);
+    // Off for good though QEMU had been told to wait: it is told to quit.
+    assert_eq!(
+        started([
+            Event::ShutdownAsked,
+            shutdown(true, "guest-shutdown"),
+            shutdown(false, "host-qmp-quit"),
+            exited(Exit::Code(0)),
+        ]),
+        ["SHUTTING_DOWN ShutdownAsked", "SHUTOFF Shutdown"]
+    );
+}
+
+#[test]
 fn pauses() {
     assert_eq!(
         started([Event::PauseAsked, stopped(), resumed(), stopped(), resumed()]),

@@ -51,6 +51,24 @@ pub enum Act {
     Kill,
 }
 
+/// What becomes of a guest that has powered itself off while QEMU was told to wait for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtPoweroff {
+    /// It is started again.
+    Reset,
+    /// QEMU is told to quit, as it would have by itself.
+    Quit,
+}
+
+/// Decides it. A wish to end the guest outweighs one to reboot it, and a reboot that was asked for long ago isn't
+/// meant any more.
+pub fn at_poweroff(intent: Intent, reboot_until: Instant, now: Instant) -> AtPoweroff {
+    match intent {
+        Intent::Live if now <= reboot_until => AtPoweroff::Reset,
+        Intent::Live | Intent::Shutdown { .. } | Intent::Kill => AtPoweroff::Quit,
+    }
+}
+
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ending {
@@ -99,6 +117,21 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_guest_that_is_to_live_is_started_again_and_only_in_time() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        for (intent, until, want) in [
+            (Intent::Live, later, AtPoweroff::Reset),
+            (Intent::Live, now, AtPoweroff::Reset),
+            (Intent::Shutdown { deadline: later }, later, AtPoweroff::Quit),
+            (Intent::Kill, later, AtPoweroff::Quit),
+        ] {
+            assert_eq!(at_poweroff(intent, until, now), want, "{intent:?}");
+        }
+        assert_eq!(at_poweroff(Intent::Live, now, later), AtPoweroff::Quit);
+    }
 
     /// Acts with their seconds, looked at only when `wake` says so.
     fn script(intent: impl Fn(u64) -> Intent, start: Instant, until: u64) -> Vec<(u64, Act)> {

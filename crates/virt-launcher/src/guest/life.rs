@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::intent::{Act, Ending};
+use super::intent::{Act, AtPoweroff, Ending, Intent, at_poweroff};
 use super::{Guest, Start};
 use crate::console::Typed;
 use crate::disks::{self, DiskError};
@@ -207,17 +208,70 @@ async fn attend(
                 end(guest, process.words, exit.unwrap_or(Exit::Unknown), Some(events)).await;
                 return;
             }
-            Some(event) = events.recv() => {
-                if event == qmp::Event::Migration {
-                    guest.tell_migration_news();
-                }
-                guest.note(Event::Qemu(event));
-            }
+            Some(event) = events.recv() => hear(guest, qmp, wish, event),
             // The sender is the guest's own; it outlives this.
             _ = intent.changed() => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
         }
     }
+}
+
+/// Takes note of what QEMU says, and does what follows. Never waits.
+fn hear(guest: &Guest, qmp: &Qmp, wish: Intent, event: qmp::Event) {
+    let told = match &event {
+        qmp::Event::Migration => {
+            guest.tell_migration_news();
+            None
+        }
+        qmp::Event::Shutdown { guest: true, .. } => {
+            let until = guest.reboot().take();
+            until.map(|until| match at_poweroff(wish, until, Instant::now()) {
+                AtPoweroff::Reset => Told::Reset,
+                AtPoweroff::Quit => Told::Quit,
+            })
+        }
+        qmp::Event::Reset if guest.watch().borrow().is_rebooting() => Some(Told::Go),
+        // It reboots by itself.
+        qmp::Event::Reset => guest.reboot().take().map(|_| Told::Forget),
+        _ => None,
+    };
+    guest.note(if told == Some(Told::Reset) { Event::Rebooting } else { Event::Qemu(event) });
+    let Some(told) = told else { return };
+    tracing::info!(?told, "somebody wants a reboot");
+    let (guest, qmp) = (guest.clone(), qmp.clone());
+    tokio::spawn(async move {
+        let done = match told {
+            Told::Reset => qmp.execute("system_reset").await.map(drop),
+            Told::Quit => qmp.execute("quit").await.map(drop),
+            Told::Forget => wait_for_poweroff(&qmp, false).await,
+            Told::Go => match wait_for_poweroff(&qmp, false).await {
+                Ok(()) => guest.cont(&qmp).await,
+                Err(err) => Err(err),
+            },
+        };
+        if let Err(err) = done {
+            tracing::warn!(error = %err, ?told, "QEMU doesn't do as told");
+        }
+    });
+}
+
+/// The steps of a reboot that somebody has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// The guest is off: reset the machine.
+    Reset,
+    /// The machine is reset: let it run.
+    Go,
+    /// The guest is off, and nobody wants it back any more.
+    Quit,
+    /// The guest has rebooted by itself: its next poweroff is one.
+    Forget,
+}
+
+/// Whether QEMU stays, with the guest's CPUs standing, when the guest powers itself off.
+pub(super) async fn wait_for_poweroff(qmp: &Qmp, wait: bool) -> Result<(), QmpError> {
+    let action = if wait { "pause" } else { "poweroff" };
+    qmp.execute_with("set-action", json!({ "shutdown": action })).await.map(drop)
 }
 
 /// Never waits: a QEMU that hangs must not put off its own end.

@@ -7,7 +7,7 @@ pub mod intent;
 pub mod life;
 mod moving;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use handler_launcher_com::launcher::{DomainPhase, DomainState};
@@ -103,6 +103,8 @@ struct Inner {
     typed: Mutex<Option<Typed>>,
     /// Whether the CPUs may be let run here. Held while QEMU is told to.
     may_run: tokio::sync::Mutex<bool>,
+    /// Until when a guest that powers itself off is to be started again, while QEMU waits for that.
+    reboot: Mutex<Option<Instant>>,
     migration_news: Notify,
     migrations: Migrations,
 }
@@ -119,6 +121,7 @@ impl Guest {
             console,
             typed: Mutex::new(Some(typed)),
             may_run: tokio::sync::Mutex::new(false),
+            reboot: Mutex::new(None),
             migration_news: Notify::new(),
             migrations: Migrations::default(),
         }))
@@ -174,6 +177,32 @@ impl Guest {
     /// Lets its CPUs run; done when they do.
     pub async fn unpause(&self) -> Result<DomainState, GuestError> {
         self.set_running("unpaused", "cont", DomainPhase::Paused, DomainPhase::Running).await
+    }
+
+    /// Presses the power button, and starts the guest again in the same QEMU once it has powered itself off, if that is
+    /// within the grace.
+    pub async fn soft_reboot(&self, grace: Option<Duration>) -> Result<DomainState, GuestError> {
+        let wish = "rebooted";
+        let (phase, moves) = {
+            let domain = self.0.domain.borrow();
+            (domain.phase(), domain.moves_away() || domain.is_elsewhere())
+        };
+        if phase != DomainPhase::Running {
+            return Err(GuestError::Phase { wish, phase });
+        }
+        if moves {
+            return Err(GuestError::Moving { wish });
+        }
+        let qmp = self.qmp()?;
+        life::wait_for_poweroff(&qmp, true).await?;
+        let grace = grace.unwrap_or(self.0.settings.grace).min(LONGEST_GRACE);
+        *self.reboot() = Some(Instant::now() + grace);
+        qmp.execute("system_powerdown").await?;
+        Ok(self.state())
+    }
+
+    fn reboot(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.reboot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn set_running(

@@ -7,7 +7,8 @@ use std::time::Duration;
 use handler_launcher_com::launcher::{
     CancelMigrationRequest, DomainPhase, DomainState, GetDomainRequest, KillVirtualMachineRequest,
     MigrateVirtualMachineRequest, MigrationOptions, PrepareMigrationSourceRequest,
-    PrepareMigrationTargetRequest, SyncOptions, SyncVirtualMachineRequest,
+    PrepareMigrationTargetRequest, ShutdownVirtualMachineRequest, SoftRebootVirtualMachineRequest,
+    SyncOptions, SyncVirtualMachineRequest,
 };
 use kubevirt_stream::attach::{self, AttachRequest};
 use serde_json::json;
@@ -120,6 +121,16 @@ impl Launcher {
     pub async fn cancel(&mut self, uid: &str) {
         let request = CancelMigrationRequest { migration_uid: uid.to_owned() };
         self.rpc.client.cancel_migration(request).await.unwrap();
+    }
+
+    pub async fn soft_reboot(&mut self, grace: u64) {
+        let request = SoftRebootVirtualMachineRequest { grace_period_seconds: Some(grace) };
+        self.rpc.client.soft_reboot_virtual_machine(request).await.unwrap();
+    }
+
+    pub async fn shut_down(&mut self) {
+        let request = ShutdownVirtualMachineRequest { grace_period_seconds: Some(60) };
+        self.rpc.client.shutdown_virtual_machine(request).await.unwrap();
     }
 
     pub async fn kill(&mut self) {

@@ -1,7 +1,7 @@
-//! Two launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice.
+//! Launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice; it reboots.
 //!
 //! Needs `KUBEVIRT_TEST_QEMU` (a program that runs the launcher image's QEMU) and
-//! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/migration-test.sh` sets both.
+//! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/qemu-test.sh` sets both.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use launcher::{Launcher, Reader, ticks};
 const MOVES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the launcher image's QEMU: run by scripts/migration-test.sh"]
+#[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
 async fn it_moves_there_and_back_and_no_tick_is_lost() {
     let mut at = Launcher::start("m0").await;
     at.boot().await;
@@ -43,7 +43,7 @@ async fn it_moves_there_and_back_and_no_tick_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the launcher image's QEMU: run by scripts/migration-test.sh"]
+#[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
 async fn cancelled_or_without_its_target_it_stays() {
     let mut at = Launcher::start("c0").await;
     at.boot().await;
@@ -71,4 +71,27 @@ async fn cancelled_or_without_its_target_it_stays() {
     let ticks = ticks(&reader.text);
     assert_eq!(ticks, (0..ticks.len() as u64).collect::<Vec<_>>());
     at.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
+async fn softly_rebooted_it_starts_again_in_the_same_qemu() {
+    let mut at = Launcher::start("r0").await;
+    at.boot().await;
+    let mut reader = Reader::default();
+    let pid = at.until(|state| state.qemu_pid != 0).await.qemu_pid;
+    for round in 1..=2 {
+        // It doesn't hear the button before it is up.
+        reader.read_until(&at, |text| text.matches("tick 9 ").count() == round).await;
+        at.soft_reboot(60).await;
+        reader.read_until(&at, |text| text.matches("guest: powering off").count() == round).await;
+    }
+    reader.read_until(&at, |text| text.matches("tick 9 ").count() == 3).await;
+    let state = at.until(|state| state.phase() == DomainPhase::Running).await;
+    assert_eq!(state.qemu_pid, pid, "{state:?}");
+    // Somebody wants it off for good: the reboot that was asked for before doesn't bring it back.
+    at.soft_reboot(60).await;
+    at.shut_down().await;
+    let state = at.until(|state| state.phase() == DomainPhase::Shutoff).await;
+    assert_eq!(state.reason, "Shutdown", "{state:?}");
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# migration-test.sh: migrates the tick guest between two virt-launchers with the launcher image's QEMU.
+# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it.
 # Needs the launcher's root and the tick guest, which `make images` builds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -22,4 +22,4 @@ EOF
 chmod +x "$work/qemu"
 cd "$REPO"
 KUBEVIRT_TEST_QEMU=$work/qemu KUBEVIRT_TEST_GUEST=$guest \
-  cargo test -q -p virt-launcher --test migration -- --ignored --test-threads 1 --nocapture
+  cargo test -q -p virt-launcher --test qemu -- --ignored --test-threads 1 --nocapture "$@"
