@@ -153,29 +153,47 @@ async fn unpause(State(consoles): State<Consoles>, Path(name): Name) -> Result<S
 }
 
 impl Consoles {
-    fn pod_of(&self, (namespace, name): &(String, String)) -> Result<String, ConsoleError> {
-        let here = || (name.clone(), self.node.clone());
-        let pod = (self.lookup)(namespace, name).ok_or_else(|| {
-            let (name, node) = here();
-            ConsoleError::NotHere { name, node }
-        })?;
-        if self.is_given_away(&pod) {
-            let (name, node) = here();
-            return Err(ConsoleError::Moving { name, node });
-        }
-        Ok(pod)
+    fn pod_of(&self, name: &(String, String)) -> Result<String, ConsoleError> {
+        let pod = (self.lookup)(&name.0, &name.1);
+        let pod =
+            pod.ok_or_else(|| ConsoleError::NotHere { name: name.1.clone(), node: self.node.clone() })?;
+        if self.is_given_away(&pod) { Err(self.moving(name)) } else { Ok(pod) }
+    }
+
+    fn moving(&self, (_, name): &(String, String)) -> ConsoleError {
+        ConsoleError::Moving { name: name.clone(), node: self.node.clone() }
     }
 
     fn is_given_away(&self, pod: &str) -> bool {
         matches!(self.links.knowledge(pod), Knowledge::Known(domain) if domain.is_given_away())
     }
 
-    /// What the end of a launcher's stream means. Its state may be behind the stream, so it is asked.
-    async fn farewell(&self, pod: &str) -> Close {
+    /// Whether a launcher has no stream any more because its guest moves. What it says may be behind
+    /// the stream, so it is asked.
+    async fn has_moved(&self, pod: &str) -> bool {
         if let Err(error) = calls::look(&self.links, pod).await {
-            tracing::debug!(pod, %error, "a launcher whose stream has ended");
+            tracing::debug!(pod, %error, "a launcher without a stream");
         }
-        if self.is_given_away(pod) { Close::moved() } else { Close::normal() }
+        self.is_given_away(pod)
+    }
+
+    /// What the end of a launcher's stream means.
+    async fn farewell(&self, pod: &str) -> Close {
+        if self.has_moved(pod).await { Close::moved() } else { Close::normal() }
+    }
+
+    /// A launcher's stream, and the offset of its first byte.
+    async fn attach(
+        &self,
+        pod: &str,
+        socket: &str,
+        request: &AttachRequest,
+    ) -> Result<(UnixStream, u64), ConsoleError> {
+        let found = socket::find(self.links.pods(), pod, socket)?;
+        let mut guest = UnixStream::connect(found.path()).await.map_err(ConsoleError::Connect)?;
+        let attached = tokio::time::timeout(ATTACH_LIMIT, attach(&mut guest, request)).await;
+        let offset = attached.map_err(|_| ConsoleError::Slow)??;
+        Ok((guest, offset))
     }
 
     async fn stream(
@@ -189,8 +207,6 @@ impl Consoles {
         let asked = asked.map_err(|rejection| ConsoleError::Query(rejection.body_text()))?.0;
         let pod = self.pod_of(&name)?;
         let upgrade = Upgrade::from_request(&mut request)?;
-        let found = socket::find(self.links.pods(), &pod, socket)?;
-        let mut guest = UnixStream::connect(found.path()).await.map_err(ConsoleError::Connect)?;
         let session = asked.session.clone().unwrap_or_else(own_session);
         let request = AttachRequest {
             session: session.clone(),
@@ -198,8 +214,11 @@ impl Consoles {
             preserve_session: asked.preserve_session,
             shared: false,
         };
-        let attached = tokio::time::timeout(ATTACH_LIMIT, attach(&mut guest, &request)).await;
-        let offset = attached.map_err(|_| ConsoleError::Slow)??;
+        let (guest, offset) = match self.attach(&pod, socket, &request).await {
+            Ok(attached) => attached,
+            Err(_) if self.has_moved(&pod).await => return Err(self.moving(&name)),
+            Err(error) => return Err(error),
+        };
         let mut response: Response = upgrade.response();
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
         let stop = streams.stop().clone();

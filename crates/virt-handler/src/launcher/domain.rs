@@ -33,7 +33,7 @@ impl Domain {
             machine_type: said.machine_type,
             can_move,
             not_migratable: said.not_migratable,
-            migration: said.migration.map(migration),
+            migration: said.migration.map(|migration| Box::new(self::migration(migration))),
         }
     }
 }

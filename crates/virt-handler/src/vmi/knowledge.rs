@@ -44,7 +44,7 @@ pub struct Domain {
     /// Why this guest can't be moved all the same, for people; empty if it can.
     pub not_migratable: String,
     /// The last migration that its launcher had a part in.
-    pub migration: Option<Migration>,
+    pub migration: Option<Box<Migration>>,
 }
 
 /// A migration as one of its launchers reports it.
@@ -153,7 +153,7 @@ impl Domain {
 
     /// The launcher's part in this migration, if it had one of this kind.
     pub fn part_in(&self, uid: &str, role: Role) -> Option<&Migration> {
-        self.migration.as_ref().filter(|migration| migration.uid == uid && migration.role == role)
+        self.migration.as_deref().filter(|migration| migration.uid == uid && migration.role == role)
     }
 
     /// Whether the guest's end here may have been its end at a source that had given it away: who
@@ -175,7 +175,7 @@ impl Domain {
             | Stage::Cancelled
             | Stage::Unclear => false,
         };
-        self.state == DomainState::Moved || self.migration.as_ref().is_some_and(given)
+        self.state == DomainState::Moved || self.migration.as_deref().is_some_and(given)
     }
 }
 
@@ -199,8 +199,9 @@ impl Knowledge {
     pub fn differs_in_numbers_only(&self, before: &Self) -> bool {
         let (Self::Known(now), Self::Known(before)) = (self, before) else { return false };
         let (Some(new), Some(old)) = (&now.migration, &before.migration) else { return false };
-        let same = Migration { progress: old.progress.clone(), downtime_ms: old.downtime_ms, ..new.clone() };
-        Domain { migration: Some(same), ..now.clone() } == *before
+        let new = Migration::clone(new);
+        let same = Migration { progress: old.progress.clone(), downtime_ms: old.downtime_ms, ..new };
+        Domain { migration: Some(Box::new(same)), ..now.clone() } == *before
     }
 
     /// What is known after the launcher has fallen silent. A guest's end stays known: a launcher

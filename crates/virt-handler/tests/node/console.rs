@@ -209,3 +209,20 @@ async fn a_guest_that_was_given_away_is_to_be_asked_for_again() {
     assert_eq!(code, StatusCode::NOT_FOUND, "the one refusal on which virt-api tries again");
     assert!(status["message"].as_str().unwrap().contains("moves away"), "{status}");
 }
+
+#[tokio::test]
+async fn a_launcher_that_ends_because_its_guest_moves_refuses_nobody() {
+    let dir = Dir::new();
+    let fake = FakeLauncher::new(DomainPhase::Running);
+    let _server = fake.serve(&dir.0);
+    let console = listen(&dir, socket::CONSOLE);
+    let (routes, links) = routes(&dir);
+    links.adopt(std::time::Duration::from_secs(10)).await;
+    tokio::spawn(async move {
+        let (mut stream, _) = console.accept().await.unwrap();
+        accept(&mut stream).await.unwrap();
+        fake.come("m-1", MigrationRole::Source, MigrationPhase::Completed);
+    });
+    let (code, _) = refusal(open_at(routes, "tick/console").await.unwrap_err());
+    assert_eq!(code, StatusCode::NOT_FOUND);
+}

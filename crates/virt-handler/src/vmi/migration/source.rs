@@ -69,7 +69,7 @@ impl Step {
 }
 
 fn step(view: View<'_>, domain: &Domain, state: &MigrationState, ends: bool) -> Step {
-    if let Some(step) = domain.migration.as_ref().and_then(|other| leftover(other, state)) {
+    if let Some(step) = domain.migration.as_deref().and_then(|other| leftover(other, state)) {
         return step;
     }
     let ours = domain.part_in(&state.migration_uid, Role::Source);

@@ -42,7 +42,7 @@ pub(super) fn at(role: Role, stage: Stage) -> Migration {
 /// A guest whose launcher has come so far.
 fn moving(stage: Stage) -> Domain {
     let state = if stage == Stage::Completed { DomainState::Moved } else { DomainState::Running };
-    Domain { migration: Some(at(Role::Source, stage)), ..guest(state) }
+    Domain { migration: Some(Box::new(at(Role::Source, stage))), ..guest(state) }
 }
 
 fn unreachable(stage: Stage) -> Domain {

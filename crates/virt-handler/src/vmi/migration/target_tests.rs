@@ -32,7 +32,7 @@ fn listening() -> Value {
 }
 
 fn coming(state: DomainState, stage: Stage) -> Domain {
-    Domain { migration: Some(at(Role::Target, stage)), ..guest(state) }
+    Domain { migration: Some(Box::new(at(Role::Target, stage))), ..guest(state) }
 }
 
 fn ask(vmi: &VirtualMachineInstance, domain: Domain, pod: Option<&PodFacts>) -> Decision {

@@ -151,7 +151,7 @@ impl World {
     fn domain(&self, handler: usize) -> Domain {
         let (state, part) = if handler == 0 { self.source_says() } else { self.target_says() };
         let mut domain = guest(state);
-        domain.migration = part.map(|stage| at([Role::Source, Role::Target][handler], stage));
+        domain.migration = part.map(|stage| Box::new(at([Role::Source, Role::Target][handler], stage)));
         if let (0, Source::HandedOver { lost: true }, Some(migration)) =
             (handler, self.source, domain.migration.as_mut())
         {
