@@ -211,7 +211,11 @@ fn people(release: &Release) -> Vec<Value> {
     let streams = rule(&[SUBRESOURCES], &streams, &["get"]);
     let mut actions = vec!["virtualmachines/start", "virtualmachines/stop", "virtualmachines/restart"];
     if exists(What::Rbac(RBAC_EDIT_PAUSE), release) {
-        actions.extend(["virtualmachineinstances/pause", "virtualmachineinstances/unpause"]);
+        actions.extend([
+            "virtualmachineinstances/pause",
+            "virtualmachineinstances/unpause",
+            "virtualmachineinstances/softreboot",
+        ]);
     }
     let write = ["get", "list", "watch", "create", "update", "patch", "delete"];
     let actions = rule(&[SUBRESOURCES], &actions, &["update"]);

@@ -40,7 +40,7 @@ impl Feature {
 
 /// Rules that let virt-controller keep replica sets.
 pub const RBAC_CONTROLLER_REPLICASETS: &str = "virt-controller/replicasets";
-/// Rules that let editors pause and unpause.
+/// Rules that let editors pause, unpause and reboot.
 pub const RBAC_EDIT_PAUSE: &str = "edit/pause";
 /// Rules with which virt-controller of v0.17 patched nodes; virt-handler does that itself since.
 pub const RBAC_CONTROLLER_PATCH_NODES: &str = "virt-controller/patch-nodes";
@@ -76,6 +76,12 @@ pub const FEATURES: &[Feature] = &[
     Feature {
         name: "unpause",
         what: What::Subresource("virtualmachineinstances", "unpause"),
+        since: Release::V0_18_0,
+        until: None,
+    },
+    Feature {
+        name: "softreboot",
+        what: What::Subresource("virtualmachineinstances", "softreboot"),
         since: Release::V0_18_0,
         until: None,
     },

@@ -37,12 +37,13 @@ const fn subresource(
     Subresource { resource, name, kind, method, description }
 }
 
-const SUBRESOURCES: [Subresource; 8] = [
+const SUBRESOURCES: [Subresource; 9] = [
     subresource(VMI, "vnc", "get", "Open a websocket connection to the VNC server of an instance."),
     subresource(VMI, "vnc/screenshot", "get", "Get a PNG of the screen of an instance."),
     subresource(VMI, "console", "get", "Open a websocket connection to the serial console of an instance."),
     subresource(VMI, "pause", "put", "Pause an instance."),
     subresource(VMI, "unpause", "put", "Unpause an instance."),
+    subresource(VMI, "softreboot", "put", "Reboot the guest of an instance."),
     subresource(VM, "start", "put", "Start a virtual machine."),
     subresource(VM, "stop", "put", "Stop a virtual machine."),
     subresource(VM, "restart", "put", "Restart a virtual machine."),

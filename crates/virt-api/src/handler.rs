@@ -147,7 +147,7 @@ impl Handlers {
         }
     }
 
-    /// Has an instance paused or unpaused by the first of `pods` that does it.
+    /// Has something done to an instance by the first of `pods` that does it.
     pub async fn act(
         &self,
         node: &str,

@@ -1,4 +1,4 @@
-//! What an instance's state allows: console, vnc, pause and unpause. Pure; the words are KubeVirt's.
+//! What an instance's state allows: console, vnc, pause, unpause and soft reboot. Pure; the words are KubeVirt's.
 
 use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 use kubevirt_types::{VirtualMachineInstance, VmiPhase, condition};
@@ -29,17 +29,19 @@ impl Stream {
 pub enum Action {
     Pause,
     Unpause,
+    SoftReboot,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 2] = [Action::Pause, Action::Unpause];
+    pub const ALL: [Action; 3] = [Action::Pause, Action::Unpause, Action::SoftReboot];
 
     /// The subresource.
     pub fn name(self) -> &'static str {
         match self {
             Action::Pause => "pause",
             Action::Unpause => "unpause",
+            Action::SoftReboot => "softreboot",
         }
     }
 }
@@ -72,7 +74,7 @@ pub fn stream_node(vmi: &VirtualMachineInstance, stream: Stream) -> Result<Strin
     node(vmi)
 }
 
-/// The node on which an instance is to be paused or unpaused.
+/// The node on which something is to be done to an instance.
 pub fn action_node(vmi: &VirtualMachineInstance, action: Action) -> Result<String, Refusal> {
     let status = status(vmi);
     let conflict = |why: &str| Err(Refusal::conflict(Subject::vmi(vmi.name()), why));
@@ -82,7 +84,8 @@ pub fn action_node(vmi: &VirtualMachineInstance, action: Action) -> Result<Strin
     match (action, condition::is_true(&status.conditions, "Paused")) {
         (Action::Pause, true) => conflict("VMI is already paused"),
         (Action::Unpause, false) => conflict("VMI is not paused"),
-        (Action::Pause, false) | (Action::Unpause, true) => node(vmi),
+        (Action::SoftReboot, true) => conflict("VMI is paused"),
+        (Action::Pause | Action::SoftReboot, false) | (Action::Unpause, true) => node(vmi),
     }
 }
 
@@ -165,6 +168,9 @@ mod tests {
             (Action::Pause, "Scheduled", "False", conflict("VM is not running")),
             (Action::Unpause, "Running", "True", "n".to_owned()),
             (Action::Unpause, "Running", "False", conflict("VMI is not paused")),
+            (Action::SoftReboot, "Running", "False", "n".to_owned()),
+            (Action::SoftReboot, "Running", "True", conflict("VMI is paused")),
+            (Action::SoftReboot, "Succeeded", "False", conflict("VM is not running")),
         ] {
             assert_eq!(
                 said(action_node(&of(phase, paused), action)),

@@ -91,6 +91,8 @@ pub enum ClusterCommand {
     Pause(PauseOptions),
     /// Let a paused virtual machine run on
     Unpause(PauseOptions),
+    /// Reboot the guest of a virtual machine instance: its power button is pressed, and it starts again
+    SoftReboot(SoftRebootOptions),
     /// Move a running virtual machine to another node
     Migrate(MigrateOptions),
     /// Cancel the migration of a virtual machine: it stays where it is
@@ -219,6 +221,17 @@ pub struct PauseOptions {
     #[arg(value_name = "TYPE")]
     pub kind: MachineKind,
     /// The name
+    pub name: String,
+    /// Only check the request
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `soft-reboot`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SoftRebootOptions {
+    /// Name of the instance
+    #[arg(value_name = "VMI")]
     pub name: String,
     /// Only check the request
     #[arg(long)]

@@ -54,6 +54,9 @@ pub async fn run(invocation: Invocation) -> bool {
         ClusterCommand::Restart(options) => lifecycle::restart(&cluster, options).await.map_err(Into::into),
         ClusterCommand::Pause(options) => lifecycle::pause(&cluster, options).await.map_err(Into::into),
         ClusterCommand::Unpause(options) => lifecycle::unpause(&cluster, options).await.map_err(Into::into),
+        ClusterCommand::SoftReboot(options) => {
+            lifecycle::soft_reboot(&cluster, options).await.map_err(Into::into)
+        }
         ClusterCommand::Migrate(options) => migrate::begin(&cluster, options).await.map_err(Into::into),
         ClusterCommand::MigrateCancel(options) => {
             migrate::cancel(&cluster, options).await.map_err(Into::into)

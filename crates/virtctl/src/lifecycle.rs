@@ -1,8 +1,8 @@
-//! start, stop, restart, pause, unpause.
+//! start, stop, restart, pause, unpause, soft-reboot.
 
 use serde_json::{Value, json};
 
-use crate::cli::{PauseOptions, StartOptions, StopOptions};
+use crate::cli::{PauseOptions, SoftRebootOptions, StartOptions, StopOptions};
 use crate::cluster::{Cluster, words};
 use crate::terminal::say;
 
@@ -48,6 +48,15 @@ pub(crate) async fn pause(cluster: &Cluster, options: &PauseOptions) -> Result<(
 
 pub(crate) async fn unpause(cluster: &Cluster, options: &PauseOptions) -> Result<(), LifecycleError> {
     freeze(cluster, options, "unpause", "unpausing").await
+}
+
+pub(crate) async fn soft_reboot(
+    cluster: &Cluster,
+    options: &SoftRebootOptions,
+) -> Result<(), LifecycleError> {
+    act(cluster, VMI, &options.name, "softreboot", "rebooting", &dry_run(options.dry_run)).await?;
+    say(&scheduled("VMI", &options.name, "soft-reboot"));
+    Ok(())
 }
 
 /// A VM's instance has the VM's name, so whichever kind is named, this is the instance.

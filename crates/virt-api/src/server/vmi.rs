@@ -1,4 +1,4 @@
-//! pause and unpause.
+//! pause, unpause, softreboot.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use crate::instance::{Action, action_node};
 use crate::lifecycle::Options;
 use crate::refusal::{Refusal, Subject};
 
-/// Has an instance paused or unpaused, if every controller knows what that is.
+/// Has it done to an instance, if every controller knows what that is.
 pub async fn act(State(app): Shared, name: Name, action: Action, body: Bytes) -> Result<StatusCode, Refusal> {
     let (namespace, name) = &name.0;
     if let Some(feature) = feature::find(What::Subresource("virtualmachineinstances", action.name())) {
