@@ -104,6 +104,16 @@ impl HandlerError {
             Self::Refused { status, .. } => *status == StatusCode::NOT_FOUND,
         }
     }
+
+    /// Whether a virt-handler knows the instance but not its launcher, as one that has just started.
+    pub fn is_unready(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+            }
+            Self::None { .. } | Self::Connect { .. } | Self::Cut { .. } => false,
+        }
+    }
 }
 
 impl Handlers {

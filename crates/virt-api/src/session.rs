@@ -85,6 +85,8 @@ async fn find(
                 match app.handlers.open(&node, &app.view.handlers(&node), request).await {
                     Ok(opened) => return Ok(Found { opened, uid: vmi.uid().to_owned() }),
                     Err(error) if error.may_pass() => OpenError::from(error),
+                    // The stream was there before: it comes back.
+                    Err(error) if uid.is_some() && error.is_unready() => OpenError::from(error),
                     Err(error) => return Err(error.into()),
                 }
             }

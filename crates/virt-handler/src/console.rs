@@ -98,7 +98,9 @@ pub fn router(consoles: Consoles, release: &Release) -> Router {
         .route(&at("console"), get(stream_console))
         .route(&at("vnc"), get(stream_vnc))
         .route(&at("vnc/screenshot"), get(screenshot));
-    for (action, route) in [("pause", put(pause)), ("unpause", put(unpause))] {
+    for (action, route) in
+        [("pause", put(pause)), ("unpause", put(unpause)), ("softreboot", put(soft_reboot))]
+    {
         if exists(What::Subresource("virtualmachineinstances", action), release) {
             routes = routes.route(&at(action), route);
         }
@@ -149,6 +151,11 @@ async fn pause(State(consoles): State<Consoles>, Path(name): Name) -> Result<Sta
 
 async fn unpause(State(consoles): State<Consoles>, Path(name): Name) -> Result<StatusCode, ConsoleError> {
     calls::unpause(&consoles.links, &consoles.pod_of(&name)?).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn soft_reboot(State(consoles): State<Consoles>, Path(name): Name) -> Result<StatusCode, ConsoleError> {
+    calls::soft_reboot(&consoles.links, &consoles.pod_of(&name)?).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -6,7 +6,8 @@ use handler_launcher_com::launcher::{
     CancelMigrationRequest, DomainState, GetDomainRequest, KillVirtualMachineRequest,
     MigrateVirtualMachineRequest, MigrationOptions, MigrationVerdict, PauseVirtualMachineRequest,
     PrepareMigrationSourceRequest, PrepareMigrationTargetRequest, ResolveMigrationRequest,
-    ShutdownVirtualMachineRequest, SyncOptions, SyncVirtualMachineRequest, UnpauseVirtualMachineRequest,
+    ShutdownVirtualMachineRequest, SoftRebootVirtualMachineRequest, SyncOptions, SyncVirtualMachineRequest,
+    UnpauseVirtualMachineRequest,
 };
 use handler_launcher_com::negotiate::capability;
 use kubevirt_types::VirtualMachineInstance;
@@ -182,6 +183,19 @@ pub async fn unpause(links: &Links, pod_uid: &str) -> Result<(), CallError> {
     let mut client = session.launcher.client;
     let call = client.unpause_virtual_machine(UnpauseVirtualMachineRequest {});
     let domain: Option<DomainState> = within("unpause", SHORT, call).await?.domain;
+    links.hear(pod_uid, domain);
+    Ok(())
+}
+
+/// Presses a guest's power button; it is started again when it has powered itself off.
+pub async fn soft_reboot(links: &Links, pod_uid: &str) -> Result<(), CallError> {
+    let session = session(links, pod_uid)?;
+    if !session.launcher.can(capability::SOFT_REBOOT) {
+        return Err(CallError::Unsupported { call: "soft-reboot", release: session.launcher.release });
+    }
+    let mut client = session.launcher.client;
+    let call = client.soft_reboot_virtual_machine(SoftRebootVirtualMachineRequest::default());
+    let domain: Option<DomainState> = within("soft-reboot", SHORT, call).await?.domain;
     links.hear(pod_uid, domain);
     Ok(())
 }
