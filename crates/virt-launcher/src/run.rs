@@ -117,8 +117,9 @@ async fn end(guest: &Guest, stop: &mut Stop) -> bool {
 async fn report(deleted: bool, stop: &mut Stop, mut told: watch::Receiver<bool>) {
     let patience = if deleted { DELETED_TIMEOUT } else { REPORT_TIMEOUT };
     let reported = async {
-        let heard = tokio::time::timeout(patience, told.wait_for(|told| *told)).await;
-        if !deleted && heard.is_ok() {
+        // What `wait_for` returns would lock out, through all of the linger, the next one who is told.
+        let heard = tokio::time::timeout(patience, told.wait_for(|told| *told)).await.is_ok();
+        if !deleted && heard {
             tokio::time::sleep(REPORT_LINGER).await;
         }
     };
@@ -211,5 +212,28 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A virt-handler that watches again, while the launcher lingers, is told again.
+    #[tokio::test]
+    async fn who_lingers_keeps_nobody_from_being_told() {
+        let told = watch::Sender::new(true);
+        let mut stop = Stop::listen().unwrap();
+        let mut heard = told.subscribe();
+        let lingers = report(false, &mut stop, told.subscribe());
+        tokio::pin!(lingers);
+        assert!(futures::poll!(&mut lingers).is_pending());
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            told.send_replace(true);
+            done.send(()).unwrap();
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(20)), Ok(()));
+        assert!(*heard.borrow_and_update());
     }
 }

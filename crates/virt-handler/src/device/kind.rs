@@ -80,6 +80,12 @@ impl Reason {
     }
 }
 
+/// Whether the kubelet refuses a plugin because it is connected with that very socket. Older kubelets connect
+/// again.
+pub fn is_connected(refusal: &str, socket: &str) -> bool {
+    refusal.contains("already connected") && refusal.ends_with(&format!("/{socket}"))
+}
+
 /// Whether a device can be used, from what opening it said.
 ///
 /// The devices that a container may open are limited by its cgroup, and this one asks for none:
@@ -130,6 +136,14 @@ impl DeviceKind {
 mod tests {
     use super::*;
     use handler_launcher_com::deviceplugin::ContainerAllocateRequest;
+
+    #[test]
+    fn a_kubelet_that_has_our_socket_is_told_apart_from_one_that_has_anothers() {
+        let refusal = "device plugin already connected: /var/lib/kubelet/device-plugins/kubevirt-kvm-a.sock";
+        assert!(is_connected(refusal, "kubevirt-kvm-a.sock"));
+        assert!(!is_connected(refusal, "kubevirt-kvm-b.sock"));
+        assert!(!is_connected("/kubevirt-kvm-a.sock", "kubevirt-kvm-a.sock"));
+    }
 
     #[test]
     fn a_device_that_a_cgroup_hides_is_there() {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::kind::{DeviceKind, PluginState, Reason, is_usable};
+use super::kind::{DeviceKind, PluginState, Reason, is_connected, is_usable};
 use super::peers::Peers;
 use super::server::Plugin;
 
@@ -167,10 +167,15 @@ impl Registrar {
         let mut kubelet = RegistrationClient::new(socket::connect(&self.kubelet).await?);
         let answer = tokio::time::timeout(REGISTER_TIMEOUT, kubelet.register(request)).await;
         let answer = answer.map_err(|_| RegisterError::Silent { resource: self.kind.resource })?;
-        answer.map_err(|status| RegisterError::Refused {
-            resource: self.kind.resource,
-            message: status.message().to_owned(),
-        })?;
+        match answer {
+            Ok(_) => {}
+            // It is ours that it uses: that is all we want.
+            Err(status) if is_connected(status.message(), &file_name(&self.socket)) => {}
+            Err(status) => {
+                let (resource, message) = (self.kind.resource, status.message().to_owned());
+                return Err(RegisterError::Refused { resource, message });
+            }
+        }
         if let Some(replaced) = replaced {
             replaced.cancel();
         }
