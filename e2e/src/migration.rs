@@ -56,8 +56,15 @@ impl Migrations {
         let before = vms.vmis.get(vmi).await?;
         let name = self.begin(vmi).await?;
         self.wait_phase(&name, MigrationPhase::Succeeded).await?;
-        let state = self.api.get(&name).await?.status.and_then(|status| status.migration_state);
-        let state = state.context("a migration that succeeded has a state")?;
+        let state = wait::until("the source's word on how long the guest stood", MOVE_LIMIT, async || {
+            let state = self.api.get(&name).await?.status.and_then(|status| status.migration_state);
+            let state = state.context("a migration that succeeded has a state")?;
+            Ok(match state.downtime_milliseconds {
+                Some(_) => Look::Done(state),
+                None => Look::NotYet(format!("{state:?}")),
+            })
+        })
+        .await?;
         let after = vms.vmis.get(vmi).await?;
         let status = after.status.clone().unwrap_or_default();
         let node =

@@ -63,7 +63,8 @@ impl Context {
         let pods = self.cache.pods.state();
         let with_pod: HashSet<&str> = pods.iter().filter_map(|pod| vmi::pods::migration_of(pod)).collect();
         let node = |migration: &VirtualMachineInstanceMigration| {
-            cache::get(&self.cache.vmis, &instance_of(migration))?.status.clone()?.node_name
+            let vmi = cache::get(&self.cache.vmis, &instance_of(migration))?;
+            migration::source_node(migration, vmi.status.as_ref()?).map(str::to_owned)
         };
         all.into_iter()
             .map(|migration| Other {

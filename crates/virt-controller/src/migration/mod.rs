@@ -20,6 +20,7 @@ use kube::Resource;
 use kubevirt_types::migration::{
     MigrationConfiguration, MigrationPhase, MigrationState, VirtualMachineInstanceMigrationStatus,
 };
+use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, labels};
 use serde_json::json;
 
@@ -46,6 +47,17 @@ pub struct Inputs {
     pub limits: MigrationConfiguration,
     /// How launcher pods are made.
     pub launcher: LauncherConfig,
+}
+
+/// The node that a migration's guest leaves: where it was when it began, also when the guest is elsewhere by now.
+pub fn source_node<'a>(
+    migration: &VirtualMachineInstanceMigration,
+    status: &'a VirtualMachineInstanceStatus,
+) -> Option<&'a str> {
+    match &status.migration_state {
+        Some(state) if state.migration_uid == migration.uid() => Some(&state.source_node),
+        Some(_) | None => status.node_name.as_deref(),
+    }
 }
 
 /// What to do about a migration.

@@ -14,6 +14,8 @@ use super::pods::{self, Launcher};
 use super::{Inputs, REPORT_GRACE, delete_pods};
 use crate::decision::{Action, Decision};
 
+/// For the source's virt-handler, which watches by label `nodeName`, to say how long the guest stood.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long after its end a migration's source and its label may stay.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
@@ -78,7 +80,7 @@ pub(super) fn clean_up(inputs: &Inputs, pods: &[&Pod], decision: &mut Decision, 
     let vmi = &*inputs.vmi;
     let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
     if let Some(state) = state.filter(|state| !state.is_final()) {
-        decision.actions.extend(relabel(vmi, Goal::Node(&state.target_node)));
+        decision.actions.extend(relabel(vmi, Goal::Node(&state.target_node), false));
         return;
     }
     let over = state.and_then(|state| state.end_timestamp).map(|end| end + AFTERMATH);
@@ -88,7 +90,13 @@ pub(super) fn clean_up(inputs: &Inputs, pods: &[&Pod], decision: &mut Decision, 
     let forget = target_label && !open && due.is_none();
     // A migration that a cache doesn't show yet may have put it there.
     decision.confirm |= forget;
-    decision.actions.extend(relabel(vmi, if forget { Goal::None } else { Goal::AsItIs }));
+    let silent = state.filter(|state| state.completed && state.downtime_milliseconds.is_none());
+    let last_words = silent.and_then(|state| state.end_timestamp).map(|end| end + LAST_WORDS);
+    let listen = last_words.filter(|due| now < *due);
+    if let Some(due) = listen {
+        decision.look_again_at(due, now);
+    }
+    decision.actions.extend(relabel(vmi, if forget { Goal::None } else { Goal::AsItIs }, listen.is_some()));
     let left_over: Vec<&Pod> = strays(inputs, pods).collect();
     if let Some(due) = due.filter(|_| target_label || !left_over.is_empty()) {
         decision.look_again_at(due, now);
@@ -127,11 +135,11 @@ enum Goal<'a> {
     AsItIs,
 }
 
-/// The labels that say where the guest is, and where it goes.
-fn relabel(vmi: &VirtualMachineInstance, goal: Goal<'_>) -> Option<Action> {
+/// The labels that say where the guest is, which may have to be `kept` as it was for a moment, and where it goes.
+fn relabel(vmi: &VirtualMachineInstance, goal: Goal<'_>, kept: bool) -> Option<Action> {
     let mut wanted = Map::new();
     let node = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
-    if node.is_some() && label(vmi, labels::NODE_NAME) != node {
+    if !kept && node.is_some() && label(vmi, labels::NODE_NAME) != node {
         wanted.insert(labels::NODE_NAME.to_owned(), json!(node));
     }
     let target = label(vmi, labels::MIGRATION_TARGET_NODE);

@@ -64,6 +64,11 @@ fn moving(phase: &str, described: &str, metadata: Value) -> Inputs {
                 ended(&mut state, "completed", if word == "completed" { 10 } else { 60 });
                 object["status"]["nodeName"] = json!("n2");
             }
+            "just-completed" => {
+                ended(&mut state, "completed", 2);
+                object["status"]["nodeName"] = json!("n2");
+            }
+            "timed" => state["downtimeMilliseconds"] = json!(100),
             "failed" => ended(&mut state, "failed", 10),
             "failed-long-ago" => ended(&mut state, "failed", 60),
             "relabelled" => object["metadata"]["labels"][labels::NODE_NAME] = json!("n2"),
@@ -193,6 +198,9 @@ fn what_is_cleaned_up() {
     let table: &[(&str, &[&str], &str)] = &[
         // The label follows the guest at once, the other goes after a minute.
         ("completed", both, "labels, look in 50 s"),
+        // The source's virt-handler has yet to say how long the guest stood.
+        ("just-completed", both, "look in 3 s"),
+        ("just-completed timed", both, "labels, look in 58 s"),
         ("completed relabelled", both, "look in 50 s"),
         ("completed-long-ago relabelled", both, "labels, delete pod, confirm"),
         ("completed-long-ago relabelled unlabelled", both, "delete pod, confirm"),
