@@ -52,6 +52,9 @@ enum Command {
     Suite {
         /// Its name.
         name: String,
+        /// Run only tests whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
         /// Of tests that try one case after another: only those whose name contains this.
         #[arg(long)]
         case: Option<String>,
@@ -64,7 +67,7 @@ async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo { report } => demo::run(&report).await,
         Command::Test { only } => suite::run("core", only.as_deref(), None).await,
-        Command::Suite { name, case } => suite::run(&name, None, case).await,
+        Command::Suite { name, only, case } => suite::run(&name, only.as_deref(), case).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -196,6 +196,26 @@ pub fn summarize(ticks: &[Tick], from: Instant, to: Instant) -> Summary {
     summary
 }
 
+/// Complains when a guest's ticks weren't one after the other in each connection, and shows where.
+///
+/// # Errors
+/// With number and uptime of the first ticks that aren't followed by the next.
+pub fn in_order(ticks: &[Tick]) -> anyhow::Result<()> {
+    let odd = ticks
+        .windows(2)
+        .filter(|pair| pair[0].connection == pair[1].connection && pair[1].number != pair[0].number + 1);
+    let odd: Vec<String> = odd
+        .take(3)
+        .map(|pair| {
+            let said = |tick: &Tick| format!("tick {} at {} s", tick.number, tick.uptime);
+            let between = pair[1].arrived.saturating_duration_since(pair[0].arrived).as_millis();
+            format!("{}, {between} ms later {}", said(&pair[0]), said(&pair[1]))
+        })
+        .collect();
+    anyhow::ensure!(odd.is_empty(), "the guest's ticks: {}", odd.join("; "));
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +241,9 @@ mod tests {
         assert_eq!((summary.missing, summary.disordered), (1, 1));
         assert_eq!((summary.longest_arrival_gap_ms, summary.longest_guest_gap_ms), (800, 400));
         assert_eq!(summary.longest_reconnect_ms, 2100);
+        let complaint = in_order(&ticks).unwrap_err().to_string();
+        assert!(complaint.starts_with("the guest's ticks: tick 2 at 0.1 s, 800 ms later tick 4 at 0.9 s; "));
+        assert!(in_order(&ticks[..2]).is_ok());
         let silent = summarize(&ticks, begun, begun + Duration::from_secs(9));
         assert_eq!(silent.longest_arrival_gap_ms, 5900, "a guest that falls silent has a gap up to the end");
         assert_eq!(summarize(&[], begun, begun + Duration::from_secs(9)).longest_arrival_gap_ms, 9000);

@@ -18,7 +18,7 @@ use crate::migration::{MOVE_LIMIT, Migrations};
 use crate::node::{Node, Signal};
 use crate::product::NAMESPACE;
 use crate::suite::Context;
-use crate::ticks::{Recorder, summarize};
+use crate::ticks::{Recorder, in_order, summarize};
 use crate::vm::Vms;
 use crate::wait::{self, Look};
 
@@ -140,7 +140,7 @@ async fn kill(
         let record = recorder.finish().await?;
         let first = record.ticks.first().context("no tick")?.arrived;
         let summary = summarize(&record.ticks, first, Instant::now());
-        ensure!(summary.missing == 0 && summary.disordered == 0, "{summary:?}");
+        in_order(&record.ticks)?;
         let gap = summary.longest_guest_gap_ms;
         Ok(format!("{struck}; guest's longest gap {gap} ms, console dropped {} times", record.dropped))
     }
