@@ -13,15 +13,23 @@ async fn run(args: &[&str]) -> anyhow::Result<Output> {
     command.output().await.with_context(|| format!("running {}", program.display()))
 }
 
+/// Runs virtctl to a good end; returns what it says, which may be nothing.
+///
+/// # Errors
+/// When it fails.
+pub async fn done(args: &[&str]) -> anyhow::Result<String> {
+    let output = run(args).await?;
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "virtctl {}: {}: {complaint}", args.join(" "), output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 /// What virtctl says when it succeeds.
 ///
 /// # Errors
 /// When it fails, or says nothing.
 pub async fn said(args: &[&str]) -> anyhow::Result<String> {
-    let output = run(args).await?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "virtctl {}: {}: {complaint}", args.join(" "), output.status);
+    let said = done(args).await?;
     ensure!(!said.is_empty(), "virtctl {} said nothing", args.join(" "));
     Ok(said)
 }

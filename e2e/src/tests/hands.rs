@@ -71,7 +71,7 @@ pub async fn screenshot(context: Context) -> anyhow::Result<()> {
     let path = file.to_string_lossy();
     let namespace = context.namespace.as_str();
     let args = ["vnc", "screenshot", "seen", "-n", namespace, "-f", &path];
-    virtctl::said(&args).await?;
+    virtctl::done(&args).await?;
     let picture = std::fs::read(&file).context("reading the picture")?;
     let decoder = png::Decoder::new(std::io::Cursor::new(&picture));
     let mut reader = decoder.read_info()?;
