@@ -83,9 +83,11 @@ impl Migrations {
 
     /// The migrations of a VM that aren't over.
     pub async fn in_flight(&self, vmi: &str) -> anyhow::Result<Vec<String>> {
-        let over =
-            |m: &VirtualMachineInstanceMigration| m.status.as_ref().is_some_and(|s| s.phase.is_final());
         let all = self.api.list(&ListParams::default()).await?.items;
-        Ok(all.iter().filter(|m| m.spec.vmi_name == vmi && !over(m)).map(|m| m.name().to_owned()).collect())
+        Ok(all
+            .iter()
+            .filter(|m| m.spec.vmi_name == vmi && !m.phase().is_final())
+            .map(|m| m.name().to_owned())
+            .collect())
     }
 }

@@ -17,6 +17,13 @@ kind! {
     VirtualMachineInstanceMigrationSpec, VirtualMachineInstanceMigrationStatus
 }
 
+impl VirtualMachineInstanceMigration {
+    /// Where it is, as its status says.
+    pub fn phase(&self) -> MigrationPhase {
+        self.status.as_ref().map(|status| status.phase).unwrap_or_default()
+    }
+}
+
 /// Seconds for each GiB of memory after which a migration is given up when nobody says.
 pub const DEFAULT_COMPLETION_TIMEOUT_PER_GIB: u64 = 150;
 /// Seconds without progress after which a migration is given up when nobody says.
@@ -72,6 +79,20 @@ impl MigrationPhase {
             | Self::PreparingTarget
             | Self::TargetReady
             | Self::Running => false,
+        }
+    }
+
+    /// How far along the road it is. A migration never goes back.
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::Unset => 0,
+            Self::Pending => 1,
+            Self::Scheduling => 2,
+            Self::Scheduled => 3,
+            Self::PreparingTarget => 4,
+            Self::TargetReady => 5,
+            Self::Running => 6,
+            Self::Succeeded | Self::Failed => 7,
         }
     }
 }

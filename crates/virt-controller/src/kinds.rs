@@ -68,9 +68,7 @@ impl Context {
         };
         all.into_iter()
             .map(|migration| Other {
-                source_node: Some(&migration)
-                    .filter(|m| !migration::phase(m).is_final())
-                    .and_then(|m| node(m)),
+                source_node: Some(&migration).filter(|m| !m.phase().is_final()).and_then(|m| node(m)),
                 has_pod: with_pod.contains(migration.uid()),
                 migration,
             })

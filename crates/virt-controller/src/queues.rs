@@ -6,7 +6,7 @@ use kubevirt_types::{VirtualMachineInstanceMigration, migration::MigrationPhase}
 
 use crate::children::Key;
 use crate::metrics::QueueMetrics;
-use crate::migration::{is_refused, phase};
+use crate::migration::is_refused;
 use crate::queue::Queue;
 
 /// The four queues. Closed while this replica doesn't lead.
@@ -83,9 +83,9 @@ impl Queues {
     ) {
         self.migrations.add(Key::of(&changed.metadata));
         let instance = instance_of(changed);
-        if is_gone || phase(changed).is_final() || is_refused(changed) {
+        if is_gone || changed.phase().is_final() || is_refused(changed) {
             let others =
-                all.filter(|other| phase(other) == MigrationPhase::Pending || moves(other, &instance));
+                all.filter(|other| other.phase() == MigrationPhase::Pending || moves(other, &instance));
             others.for_each(|other| self.migrations.add(Key::of(&other.metadata)));
         }
         self.vmis.add(instance);
@@ -93,7 +93,7 @@ impl Queues {
 
     /// The limits may have changed.
     pub fn limits_changed<'a>(&self, all: impl Iterator<Item = &'a VirtualMachineInstanceMigration>) {
-        let waiting = all.filter(|migration| phase(migration) == MigrationPhase::Pending);
+        let waiting = all.filter(|migration| migration.phase() == MigrationPhase::Pending);
         waiting.for_each(|migration| self.migrations.add(Key::of(&migration.metadata)));
     }
 

@@ -56,10 +56,7 @@ fn migrations(cluster: &Cluster) -> Api<VirtualMachineInstanceMigration> {
 
 /// The name of the migration of `vmi` that isn't over; there is one at most.
 fn running<'a>(all: &'a [VirtualMachineInstanceMigration], vmi: &str) -> Option<&'a str> {
-    let over = |migration: &VirtualMachineInstanceMigration| {
-        migration.status.as_ref().is_some_and(|status| status.phase.is_final())
-    };
-    all.iter().find(|migration| migration.spec.vmi_name == vmi && !over(migration)).map(|m| m.name())
+    all.iter().find(|m| m.spec.vmi_name == vmi && !m.phase().is_final()).map(|m| m.name())
 }
 
 #[cfg(test)]

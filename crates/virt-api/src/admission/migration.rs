@@ -43,10 +43,9 @@ impl Subject {
             let said = |text: &Option<String>| text.clone().unwrap_or_default();
             return Self::NotMigratable { reason: said(&no.reason), message: said(&no.message) };
         }
-        let in_flight = migrations.iter().find(|migration| {
-            let over = migration.status.as_ref().is_some_and(|status| status.phase.is_final());
-            migration.spec.vmi_name == vmi.name() && !over
-        });
+        let in_flight = migrations
+            .iter()
+            .find(|migration| migration.spec.vmi_name == vmi.name() && !migration.phase().is_final());
         match in_flight {
             Some(other) => Self::Moving { uid: other.uid().to_owned() },
             None => Self::Ready,

@@ -9,7 +9,7 @@ use crate::metrics::{MIGRATION_FAILED, MIGRATION_SUCCEEDED};
 pub(super) fn decide(round: &mut Round<'_>, state: &MigrationState) {
     let before = round.status.phase;
     let reached = phase_of(state);
-    if rank(reached) <= rank(before) {
+    if reached.rank() <= before.rank() {
         return;
     }
     round.status.migration_state = Some(state.clone());
@@ -56,19 +56,5 @@ fn phase_of(state: &MigrationState) -> MigrationPhase {
         MigrationPhase::TargetReady
     } else {
         MigrationPhase::PreparingTarget
-    }
-}
-
-/// How far along the road a phase is. A migration never goes back.
-fn rank(phase: MigrationPhase) -> u8 {
-    match phase {
-        MigrationPhase::Unset => 0,
-        MigrationPhase::Pending => 1,
-        MigrationPhase::Scheduling => 2,
-        MigrationPhase::Scheduled => 3,
-        MigrationPhase::PreparingTarget => 4,
-        MigrationPhase::TargetReady => 5,
-        MigrationPhase::Running => 6,
-        MigrationPhase::Succeeded | MigrationPhase::Failed => 7,
     }
 }

@@ -29,7 +29,7 @@ use crate::launcher::LauncherConfig;
 use crate::metrics::MIGRATION_FAILED;
 use crate::vmi::pods;
 use crate::{merge, owner};
-pub use status::{is_refused, on_failure, phase};
+pub use status::{is_refused, on_failure};
 use turn::Other;
 
 /// All that a decision about a migration depends on.
@@ -63,7 +63,7 @@ pub fn source_node<'a>(
 /// What to do about a migration.
 pub fn decide(inputs: &Inputs, now: Timestamp) -> Decision {
     let migration = &*inputs.migration;
-    let phase = status::phase(migration);
+    let phase = migration.phase();
     if phase.is_final() {
         return over::decide(inputs);
     }

@@ -2,8 +2,8 @@
 
 use kubevirt_types::labels;
 
+use super::Inputs;
 use super::turn::{rank, same_instance};
-use super::{Inputs, status};
 use crate::decision::{Action, Decision};
 use crate::{merge, owner};
 
@@ -39,7 +39,7 @@ fn newer(inputs: &Inputs) -> usize {
         .all
         .iter()
         .map(|other| &*other.migration)
-        .filter(|other| same_instance(me, other) && status::phase(other).is_final())
+        .filter(|other| same_instance(me, other) && other.phase().is_final())
         .filter(|other| !other.is_deleting() && rank(other) > rank(me))
         .count()
 }

@@ -17,11 +17,6 @@ const FAILED: &str = "Failed";
 /// Reason of the condition while the target pod is refused.
 const REFUSED: &str = "FailedCreate";
 
-/// The phase.
-pub fn phase(migration: &VirtualMachineInstanceMigration) -> MigrationPhase {
-    migration.status.as_ref().map(|status| status.phase).unwrap_or_default()
-}
-
 /// When a phase was reached.
 pub(super) fn reached(
     migration: &VirtualMachineInstanceMigration,

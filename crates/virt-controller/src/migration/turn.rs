@@ -110,7 +110,7 @@ pub fn turn(
 
 /// Whether it has, or had, a target pod and isn't over.
 pub fn is_moving(other: &Other) -> bool {
-    match status::phase(&other.migration) {
+    match other.migration.phase() {
         MigrationPhase::Unset | MigrationPhase::Pending => other.has_pod,
         MigrationPhase::Scheduling
         | MigrationPhase::Scheduled
@@ -124,7 +124,7 @@ pub fn is_moving(other: &Other) -> bool {
 /// Whether it waits for nothing but its turn.
 fn waits(other: &Other, ended: &Ended<'_>, now: Timestamp) -> bool {
     let migration = &other.migration;
-    status::phase(migration) == MigrationPhase::Pending
+    migration.phase() == MigrationPhase::Pending
         && !other.has_pod
         && !migration.is_deleting()
         && !status::is_refused(migration)
@@ -149,7 +149,7 @@ pub fn rival<'a>(
 ) -> Option<&'a VirtualMachineInstanceMigration> {
     all.iter()
         .filter(|other| other.migration.uid() != me.uid() && same_instance(me, &other.migration))
-        .filter(|other| !status::phase(&other.migration).is_final())
+        .filter(|other| !other.migration.phase().is_final())
         .find(|other| is_moving(other) || rank(&other.migration) < rank(me))
         .map(|other| &*other.migration)
 }
@@ -167,7 +167,7 @@ impl<'a> Ended<'a> {
     fn of(all: &'a [Other]) -> Self {
         let mut by_instance: HashMap<_, Vec<_>> = HashMap::new();
         for migration in all.iter().map(|other| &*other.migration) {
-            if status::phase(migration).is_final() {
+            if migration.phase().is_final() {
                 let instance = (migration.namespace(), migration.spec.vmi_name.as_str());
                 by_instance.entry(instance).or_default().push(migration);
             }
@@ -179,7 +179,7 @@ impl<'a> Ended<'a> {
         me.metadata.annotations.as_ref()?.get(labels::EVACUATION_MIGRATION)?;
         let mut ended = self.0.get(&(me.namespace(), me.spec.vmi_name.as_str()))?.clone();
         ended.sort_by(|a, b| rank(b).cmp(&rank(a)));
-        let mut failures = ended.iter().take_while(|other| status::phase(other) == MigrationPhase::Failed);
+        let mut failures = ended.iter().take_while(|other| other.phase() == MigrationPhase::Failed);
         let last = status::reached(failures.next()?, MigrationPhase::Failed)?;
         Some(last + backoff(failures.count()))
     }

@@ -4,8 +4,8 @@ use kubevirt_types::condition::ConditionStatus;
 use kubevirt_types::migration::MigrationPhase;
 use kubevirt_types::{VirtualMachineInstance, VmiPhase};
 
+use super::Round;
 use super::turn::{self, Turn};
-use super::{Round, status};
 use crate::decision::Action;
 use crate::launcher;
 use crate::vmi::pods;
@@ -22,7 +22,7 @@ pub(super) fn decide(round: &mut Round<'_>) {
         let message = format!("migration {} of the same instance isn't over", rival.name());
         return round.fail("AnotherMigration", &message);
     }
-    if status::phase(migration) == MigrationPhase::Unset {
+    if migration.phase() == MigrationPhase::Unset {
         return round.enter(MigrationPhase::Pending);
     }
     if inputs.target_pod().is_some() {

@@ -21,7 +21,7 @@ const AFTERMATH: Duration = Duration::from_secs(60);
 
 /// Whether a migration isn't over, as its own status says.
 pub(super) fn is_open(migration: &VirtualMachineInstanceMigration) -> bool {
-    !migration.status.as_ref().is_some_and(|status| status.phase.is_final())
+    !migration.phase().is_final()
 }
 
 /// Brings the state of a migration that isn't final up to what is seen, and forgets a drain that

@@ -160,7 +160,7 @@ async fn strike(
 ) -> anyhow::Result<String> {
     let reached = |object: Option<&VirtualMachineInstanceMigration>| {
         let phase = object.and_then(|m| m.status.as_ref()).map(|status| status.phase);
-        phase.is_some_and(|phase| rank(phase) >= rank(wanted))
+        phase.is_some_and(|phase| phase.rank() >= wanted.rank())
     };
     let found = await_condition(migrations.api.clone(), migration, reached);
     let found = tokio::time::timeout(MOVE_LIMIT, found).await.context("waiting for the phase")??;
@@ -199,20 +199,6 @@ async fn strike(
         | Victim::SourceLauncher => Node(node.clone()).signal(&pod, Signal::Kill).await?,
     }
     Ok(format!("killed {pod} on {node} at {seen:?}"))
-}
-
-/// How far a phase is on the road.
-fn rank(phase: MigrationPhase) -> u8 {
-    match phase {
-        MigrationPhase::Unset => 0,
-        MigrationPhase::Pending => 1,
-        MigrationPhase::Scheduling => 2,
-        MigrationPhase::Scheduled => 3,
-        MigrationPhase::PreparingTarget => 4,
-        MigrationPhase::TargetReady => 5,
-        MigrationPhase::Running => 6,
-        MigrationPhase::Succeeded | MigrationPhase::Failed => 7,
-    }
 }
 
 fn pods_of(context: &Context) -> Api<Pod> {
