@@ -77,7 +77,7 @@ key_of() {
 }
 
 # Where the launcher image's root and the tick guest are, once scripts/images.sh has made them.
-launcher_root() { echo "$CACHE/launcher.root-$(key_of "$DEBIAN_SUITE" scripts/{launcher-root,minimal-root}.sh)"; }
+launcher_root() { echo "$CACHE/launcher.root-$(key_of "$QEMU_SUITE" scripts/{launcher-root,minimal-root}.sh)"; }
 tick_guest() { echo "$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/init)"; }
 
 # cached PATH COMMAND...: runs the command with the path of a new empty directory as its last argument,

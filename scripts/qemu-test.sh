@@ -17,7 +17,7 @@ cat >"$work/qemu" <<EOF
 export QEMU_MODULE_DIR=$work/root/usr/lib/x86_64-linux-gnu/qemu
 exec $work/root/usr/lib64/ld-linux-x86-64.so.2 \\
   --library-path $work/root/usr/lib/x86_64-linux-gnu:$work/root/usr/lib $work/root/usr/bin/qemu-system-x86_64 \\
-  -L $work/root/usr/share/qemu -L $work/root/usr/share/seabios -L $work/root/usr/lib/ipxe/qemu "\$@"
+  -L $work/root/usr/share/qemu -L $work/root/usr/share/seabios "\$@"
 EOF
 chmod +x "$work/qemu"
 cd "$REPO"
