@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Launcher {
     dir: PathBuf,
     process: Child,
-    rpc: handler_launcher_com::Launcher,
+    /// Nobody's, while virt-handler is away.
+    rpc: Option<handler_launcher_com::Launcher>,
 }
 
 fn vmi() -> Vec<u8> {
@@ -73,7 +74,13 @@ impl Launcher {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let socket = dir.join("sockets/launcher-sock");
+        let mut launcher = Self { dir, process, rpc: None };
+        launcher.dial().await;
+        launcher
+    }
+
+    async fn dial(&mut self) {
+        let socket = self.dir.join("sockets/launcher-sock");
         let dial = async {
             loop {
                 match handler_launcher_com::dial(&socket).await {
@@ -85,12 +92,23 @@ impl Launcher {
         };
         let rpc = tokio::time::timeout(PATIENCE, dial).await.expect("the launcher answers");
         assert!(rpc.can("live-migration"));
-        Self { dir, process, rpc }
+        self.rpc = Some(rpc);
+    }
+
+    fn rpc(&mut self) -> &mut handler_launcher_com::Launcher {
+        self.rpc.as_mut().expect("it was dialled at its start, and after each absence")
+    }
+
+    /// No virt-handler is connected for so long.
+    pub async fn left_alone(&mut self, time: Duration) {
+        self.rpc = None;
+        tokio::time::sleep(time).await;
+        self.dial().await;
     }
 
     pub async fn boot(&mut self) {
         let request = SyncVirtualMachineRequest { vmi_json: vmi(), options: options() };
-        self.rpc.client.sync_virtual_machine(request).await.unwrap();
+        self.rpc().client.sync_virtual_machine(request).await.unwrap();
         self.until(|state| state.phase() == DomainPhase::Running).await;
     }
 
@@ -98,14 +116,14 @@ impl Launcher {
     pub async fn begin(&mut self, to: &mut Self, uid: &str, options: MigrationOptions) {
         let migration_uid = uid.to_owned();
         let request = PrepareMigrationSourceRequest { migration_uid: migration_uid.clone() };
-        let source = self.rpc.client.prepare_migration_source(request).await.unwrap().into_inner();
+        let source = self.rpc().client.prepare_migration_source(request).await.unwrap().into_inner();
         let request = PrepareMigrationTargetRequest {
             vmi_json: vmi(),
             options: self::options(),
             migration_uid: migration_uid.clone(),
             source_certificate_sha256: source.certificate_sha256,
         };
-        let target = to.rpc.client.prepare_migration_target(request).await.unwrap().into_inner();
+        let target = to.rpc().client.prepare_migration_target(request).await.unwrap().into_inner();
         let request = MigrateVirtualMachineRequest {
             migration_uid,
             target_address: "127.0.0.1".into(),
@@ -113,28 +131,28 @@ impl Launcher {
             target_certificate_sha256: target.certificate_sha256,
             options: Some(options),
         };
-        self.rpc.client.migrate_virtual_machine(request.clone()).await.unwrap();
+        self.rpc().client.migrate_virtual_machine(request.clone()).await.unwrap();
         // Again: nothing changes.
-        self.rpc.client.migrate_virtual_machine(request).await.unwrap();
+        self.rpc().client.migrate_virtual_machine(request).await.unwrap();
     }
 
     pub async fn cancel(&mut self, uid: &str) {
         let request = CancelMigrationRequest { migration_uid: uid.to_owned() };
-        self.rpc.client.cancel_migration(request).await.unwrap();
+        self.rpc().client.cancel_migration(request).await.unwrap();
     }
 
     pub async fn soft_reboot(&mut self, grace: u64) {
         let request = SoftRebootVirtualMachineRequest { grace_period_seconds: Some(grace) };
-        self.rpc.client.soft_reboot_virtual_machine(request).await.unwrap();
+        self.rpc().client.soft_reboot_virtual_machine(request).await.unwrap();
     }
 
     pub async fn shut_down(&mut self) {
         let request = ShutdownVirtualMachineRequest { grace_period_seconds: Some(60) };
-        self.rpc.client.shutdown_virtual_machine(request).await.unwrap();
+        self.rpc().client.shutdown_virtual_machine(request).await.unwrap();
     }
 
     pub async fn kill(&mut self) {
-        self.rpc.client.kill_virtual_machine(KillVirtualMachineRequest {}).await.unwrap();
+        self.rpc().client.kill_virtual_machine(KillVirtualMachineRequest {}).await.unwrap();
         self.until(|state| state.phase() == DomainPhase::Shutoff).await;
     }
 
@@ -149,7 +167,7 @@ impl Launcher {
         let mut last = None;
         let wait = async {
             loop {
-                let state = self.rpc.client.get_domain(GetDomainRequest {}).await.unwrap().into_inner();
+                let state = self.rpc().client.get_domain(GetDomainRequest {}).await.unwrap().into_inner();
                 if what(&state) {
                     return state;
                 }
@@ -211,6 +229,24 @@ impl Reader {
             }
         };
         tokio::time::timeout(PATIENCE, read).await.expect("the guest goes on");
+    }
+
+    /// The newest of the ticks that somebody reads who has never been here.
+    pub async fn newest_tick(at: &Launcher) -> u64 {
+        let mut stream = UnixStream::connect(at.dir.join("sockets/console-sock")).await.unwrap();
+        let request = AttachRequest { session: "newcomer".into(), ..AttachRequest::default() };
+        attach::attach(&mut stream, &request).await.unwrap();
+        let mut newcomer = Self::default();
+        let read = async {
+            while ticks(&newcomer.text).len() < 3 {
+                let mut chunk = vec![0; 1 << 20];
+                let count = stream.read(&mut chunk).await.unwrap();
+                assert_ne!(count, 0, "the guest has ended: {}", newcomer.text);
+                newcomer.text.push_str(&String::from_utf8_lossy(&chunk[..count]));
+            }
+        };
+        tokio::time::timeout(PATIENCE, read).await.expect("the guest goes on");
+        *ticks(&newcomer.text).last().unwrap()
     }
 
     pub async fn read_to_end(&mut self, at: &Launcher) {

@@ -7,10 +7,14 @@
 
 mod launcher;
 
+use std::time::Duration;
+
 use handler_launcher_com::launcher::{DomainPhase, MigrationOptions, MigrationPhase};
 use launcher::{Launcher, Reader, ticks};
 
 const MOVES: usize = 4;
+/// How long no virt-handler comes where `KUBEVIRT_TEST_ABSENCE` doesn't say otherwise, in seconds.
+const ABSENCE: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
@@ -94,4 +98,24 @@ async fn softly_rebooted_it_starts_again_in_the_same_qemu() {
     at.shut_down().await;
     let state = at.until(|state| state.phase() == DomainPhase::Shutoff).await;
     assert_eq!(state.reason, "Shutdown", "{state:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
+async fn it_needs_no_virt_handler_to_go_on() {
+    let absence = std::env::var("KUBEVIRT_TEST_ABSENCE").ok().and_then(|text| text.parse().ok());
+    let absence = Duration::from_secs(absence.unwrap_or(ABSENCE));
+    let mut at = Launcher::start("a0").await;
+    at.boot().await;
+    let mut reader = Reader::default();
+    reader.read_until(&at, |text| text.contains("tick 3 ")).await;
+    let before = at.until(|state| state.qemu_pid != 0).await;
+    at.left_alone(absence).await;
+    let after = at.until(|state| state.phase() == DomainPhase::Running).await;
+    assert_eq!((after.qemu_pid, after.reason), (before.qemu_pid, before.reason));
+    let tick = Reader::newest_tick(&at).await;
+    eprintln!("    nobody came for {} s: tick {tick}", absence.as_secs());
+    // Ten a second, on a machine that may have other work to do.
+    assert!(tick > absence.as_secs(), "tick {tick}");
+    at.kill().await;
 }
