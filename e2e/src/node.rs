@@ -78,6 +78,22 @@ impl Node {
         Ok(())
     }
 
+    /// Lets nothing through to a pod of the node any more, nor from it, but what the node itself says to it.
+    pub async fn cut_off(&self, pod_ip: &str) -> anyhow::Result<()> {
+        for side in ["-s", "-d"] {
+            self.run(&["iptables", "-w", "-I", "FORWARD", side, pod_ip, "-j", "DROP"]).await?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Self::cut_off`].
+    pub async fn mend(&self, pod_ip: &str) -> anyhow::Result<()> {
+        for side in ["-s", "-d"] {
+            self.run(&["iptables", "-w", "-D", "FORWARD", side, pod_ip, "-j", "DROP"]).await?;
+        }
+        Ok(())
+    }
+
     /// Says whether new pods may come to the node.
     pub async fn cordon(&self, client: &Client, cordoned: bool) -> anyhow::Result<()> {
         let nodes: Api<ApiNode> = Api::all(client.clone());

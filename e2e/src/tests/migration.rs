@@ -1,6 +1,9 @@
 //! Live migration: guests move between nodes and don't notice.
 
 mod kills;
+mod limits;
+mod network;
+mod releases;
 
 use std::time::Instant;
 
@@ -16,6 +19,9 @@ use crate::vm::{Vms, schedulable_nodes};
 use crate::{demo, virtctl, wait};
 
 pub use kills::kill_matrix;
+pub use limits::{queue, timeout};
+pub use network::cut;
+pub use releases::across;
 
 /// So many moves in `make test`.
 const A_FEW: usize = 3;

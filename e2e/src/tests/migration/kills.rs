@@ -12,7 +12,7 @@ use kubevirt_types::migration::MigrationPhase;
 use kubevirt_types::{Release, VirtualMachineInstanceMigration, labels};
 use serde_json::json;
 
-use super::{SLOW, one_launcher, ready, recorder_hears};
+use super::{one_launcher, ready, recorder_hears};
 use crate::demo;
 use crate::migration::{MOVE_LIMIT, Migrations};
 use crate::node::{Node, Signal};
@@ -45,39 +45,68 @@ enum Fate {
     Dies,
 }
 
-const MATRIX: &[(Victim, MigrationPhase, Fate)] = &[
-    (Victim::SourceHandler, MigrationPhase::Scheduling, Fate::Moves),
-    (Victim::SourceHandler, MigrationPhase::PreparingTarget, Fate::Moves),
-    (Victim::SourceHandler, MigrationPhase::Running, Fate::Moves),
-    (Victim::TargetHandler, MigrationPhase::Scheduling, Fate::Moves),
-    (Victim::TargetHandler, MigrationPhase::PreparingTarget, Fate::Moves),
-    (Victim::TargetHandler, MigrationPhase::Running, Fate::Moves),
-    (Victim::Controller, MigrationPhase::Scheduling, Fate::Moves),
-    (Victim::Controller, MigrationPhase::PreparingTarget, Fate::Moves),
-    (Victim::Controller, MigrationPhase::Running, Fate::Moves),
-    (Victim::TargetQemu, MigrationPhase::Running, Fate::Stays),
-    (Victim::TargetLauncher, MigrationPhase::PreparingTarget, Fate::Stays),
-    (Victim::TargetLauncher, MigrationPhase::Running, Fate::Stays),
-    (Victim::SourceQemu, MigrationPhase::Running, Fate::Dies),
-    (Victim::SourceLauncher, MigrationPhase::Running, Fate::Dies),
+const VICTIMS: [Victim; 7] = [
+    Victim::SourceHandler,
+    Victim::TargetHandler,
+    Victim::Controller,
+    Victim::TargetQemu,
+    Victim::TargetLauncher,
+    Victim::SourceQemu,
+    Victim::SourceLauncher,
 ];
+
+const PHASES: [MigrationPhase; 6] = [
+    MigrationPhase::Pending,
+    MigrationPhase::Scheduling,
+    MigrationPhase::Scheduled,
+    MigrationPhase::PreparingTarget,
+    MigrationPhase::TargetReady,
+    MigrationPhase::Running,
+];
+
+/// Slow enough to be struck, fast enough for three dozen moves.
+const BANDWIDTH: &str = "4Mi";
+
+impl Victim {
+    /// The first phase in which it is there to be killed.
+    fn since(self) -> MigrationPhase {
+        match self {
+            Self::SourceHandler | Self::Controller | Self::SourceQemu | Self::SourceLauncher => {
+                MigrationPhase::Pending
+            }
+            Self::TargetHandler | Self::TargetLauncher => MigrationPhase::Scheduling,
+            Self::TargetQemu => MigrationPhase::TargetReady,
+        }
+    }
+
+    /// What must become of the guest without it.
+    fn fate(self) -> Fate {
+        match self {
+            Self::SourceHandler | Self::TargetHandler | Self::Controller => Fate::Moves,
+            Self::TargetQemu | Self::TargetLauncher => Fate::Stays,
+            Self::SourceQemu | Self::SourceLauncher => Fate::Dies,
+        }
+    }
+}
 
 /// Every row of the matrix; prints a table.
 pub async fn kill_matrix(context: Context) -> anyhow::Result<()> {
     ensure!(crate::node::is_ours(), "killing needs nodes that this machine reaches into");
     ready(&context, &Release::V0_18_0).await?;
-    let limits = json!({"configuration": {"migrations": {"bandwidthPerMigration": SLOW}}});
+    let limits = json!({"configuration": {"migrations": {"bandwidthPerMigration": BANDWIDTH}}});
     context.product.patch_spec(limits).await?;
     let mut table = Vec::new();
     let mut failed = 0;
-    for (victim, phase, fate) in MATRIX {
+    let rows = VICTIMS.into_iter().flat_map(|victim| PHASES.map(|phase| (victim, phase)));
+    for (victim, phase) in rows.filter(|(victim, phase)| phase.rank() >= victim.since().rank()) {
+        let fate = victim.fate();
         let name = format!("{victim:?} at {phase:?}");
         if !context.case.as_ref().is_none_or(|part| name.contains(part)) {
             continue;
         }
         println!("  {name}: the guest {fate:?}");
         let begun = Instant::now();
-        let line = match kill(&context, *victim, *phase, *fate).await {
+        let line = match kill(&context, victim, phase, fate).await {
             Ok(said) => format!("ok      {said}"),
             Err(error) => {
                 failed += 1;
@@ -190,14 +219,22 @@ async fn strike(
             (node_of(&vms.pods, &pod).await?, pod)
         }
     };
-    match victim {
-        Victim::TargetQemu | Victim::SourceQemu => Node(node.clone()).kill_qemu(&pod).await?,
-        Victim::SourceHandler
-        | Victim::TargetHandler
-        | Victim::Controller
-        | Victim::TargetLauncher
-        | Victim::SourceLauncher => Node(node.clone()).signal(&pod, Signal::Kill).await?,
-    }
+    let at = Node(node.clone());
+    wait::until(format!("{victim:?} in {pod} to be there"), MOVE_LIMIT, async || {
+        let killed = match victim {
+            Victim::TargetQemu | Victim::SourceQemu => at.kill_qemu(&pod).await,
+            Victim::SourceHandler
+            | Victim::TargetHandler
+            | Victim::Controller
+            | Victim::TargetLauncher
+            | Victim::SourceLauncher => at.signal(&pod, Signal::Kill).await,
+        };
+        Ok(match killed {
+            Ok(()) => Look::Done(()),
+            Err(absent) => Look::NotYet(format!("{absent:#}")),
+        })
+    })
+    .await?;
     Ok(format!("killed {pod} on {node} at {seen:?}"))
 }
 
