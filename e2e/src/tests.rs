@@ -30,6 +30,7 @@ pub fn all() -> Vec<Test> {
         test!("migration", core: false, migration::drain),
         test!("migration", core: false, migration::queue),
         test!("migration", core: false, migration::timeout),
+        test!("migration", core: false, migration::converge),
         test!("migration", core: false, migration::across),
         test!("migration", core: false, migration::cut),
         test!("migration", core: false, migration::kill_matrix),

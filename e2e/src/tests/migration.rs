@@ -19,7 +19,7 @@ use crate::vm::{Vms, schedulable_nodes};
 use crate::{demo, virtctl, wait};
 
 pub use kills::kill_matrix;
-pub use limits::{queue, timeout};
+pub use limits::{converge, queue, timeout};
 pub use network::cut;
 pub use releases::across;
 

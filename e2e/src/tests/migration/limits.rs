@@ -1,11 +1,14 @@
 //! How many guests move at a time, and how long one may take.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, ensure};
 use kubevirt_types::Release;
 use kubevirt_types::migration::MigrationPhase;
 use serde_json::json;
 
 use super::{SLOW, one_launcher, ready, recorder_hears};
+use crate::console;
 use crate::demo;
 use crate::migration::{MOVE_LIMIT, Migrations};
 use crate::suite::Context;
@@ -90,4 +93,46 @@ pub async fn timeout(context: Context) -> anyhow::Result<()> {
     recorder_hears(&recorder, 10).await?;
     in_order(&recorder.finish().await?.ticks)?;
     vms.delete("late").await
+}
+
+/// A guest that writes its memory faster than the network carries it away doesn't move, until it may be slowed down.
+pub async fn converge(context: Context) -> anyhow::Result<()> {
+    ready(&context, &Release::V0_18_0).await?;
+    let vms = Vms::of(&context.cluster, &context.namespace);
+    let migrations = Migrations::of(&context.cluster.client, &context.namespace);
+    vms.create("writes", "Always", None).await?;
+    vms.wait_running("writes").await?;
+    demo::first_tick(&context.cluster, &vms, "writes").await?;
+    let recorder = Recorder::start(&context.cluster.client, &context.namespace, "writes");
+    recorder_hears(&recorder, 10).await?;
+    let mut console = console::attach(&context.cluster.client, &context.namespace, "writes").await?;
+    console::type_line(&mut console, "write").await?;
+    console::until(&mut console, "guest: writing", MOVE_LIMIT).await?;
+    drop(console);
+    for (slows_down, wanted) in [(false, MigrationPhase::Failed), (true, MigrationPhase::Succeeded)] {
+        let seconds = if slows_down { 0 } else { 60 };
+        let limits = json!({
+            "bandwidthPerMigration": "4Mi", "completionTimeoutPerGiB": seconds, "progressTimeout": 0,
+            "allowAutoConverge": slows_down,
+        });
+        context.product.patch_spec(json!({"configuration": {"migrations": limits}})).await?;
+        let begun = Instant::now();
+        let name = migrations.begin("writes").await?;
+        migrations
+            .wait_phase(&name, wanted)
+            .await
+            .with_context(|| format!("allowAutoConverge {slows_down}"))?;
+        let state =
+            migrations.api.get(&name).await?.status.and_then(|s| s.migration_state).context("a state")?;
+        println!(
+            "  allowAutoConverge {slows_down}: {wanted:?} after {:.0} s, {:?}",
+            begun.elapsed().as_secs_f64(),
+            state.progress
+        );
+        one_launcher(&vms, "writes").await?;
+    }
+    context.product.patch_spec(json!({"configuration": {"migrations": null}})).await?;
+    recorder_hears(&recorder, 10).await?;
+    in_order(&recorder.finish().await?.ticks)?;
+    vms.delete("writes").await
 }
