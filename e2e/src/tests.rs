@@ -1,5 +1,6 @@
 //! All end-to-end tests, in the order in which they disturb each other least.
 
+mod adopt;
 mod endings;
 mod faults;
 mod hands;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Test> {
         test!("vm", core: true, lifecycle::what_does_not_work_is_refused),
         test!("vm", core: false, endings::of_every_kind),
         test!("vm", core: false, endings::none_at_a_reboot),
+        test!("vm", core: false, adopt::in_any_state),
         test!("vm", core: false, hands::pause_and_unpause),
         test!("vm", core: false, hands::screenshot),
         test!("vm", core: false, hands::scale),
