@@ -98,6 +98,18 @@ impl Cluster {
         Ok(listed.items)
     }
 
+    /// Makes a migration.
+    pub async fn create_migration(
+        &self,
+        namespace: &str,
+        migration: &VirtualMachineInstanceMigration,
+        dry_run: bool,
+    ) -> Result<(), ClusterError> {
+        let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams { dry_run, ..PostParams::default() };
+        bounded("create VirtualMachineInstanceMigration", api.create(&params, migration)).await.map(drop)
+    }
+
     /// A pod; none when there is none.
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ClusterError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);

@@ -30,8 +30,13 @@ pub(crate) struct Opened {
 
 /// Opens `/virtualmachineinstances/NAME/PATH`, which may have a query.
 pub(crate) async fn open(cluster: &Cluster, name: &str, path: &str) -> Result<Opened, OpenError> {
+    open_path(cluster, &cluster.path("virtualmachineinstances", name, path)).await
+}
+
+/// Opens the stream at a path.
+pub(crate) async fn open_path(cluster: &Cluster, path: &str) -> Result<Opened, OpenError> {
     let handshake = Handshake::default();
-    let mut request = Request::get(cluster.path("virtualmachineinstances", name, path)).body(Body::empty())?;
+    let mut request = Request::get(path).body(Body::empty())?;
     handshake.add_to(request.headers_mut());
     let response = cluster.send(request).await.map_err(|error| OpenError::Request(Box::new(error)))?;
     let offset = response.headers().get(OFFSET_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
