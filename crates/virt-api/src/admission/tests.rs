@@ -71,7 +71,8 @@ fn once_is_for_clusters_whose_controllers_know_it() {
     let once = || vm(json!({"runStrategy": "Once"}), works());
     let manual = || vm(json!({"runStrategy": "Manual"}), works());
     let (old, new) = (Release::V0_17_0, Release::V0_18_0);
-    let unknown = "422 spec.runStrategy: Forbidden: runStrategy Once is unknown in v0.17.0 (it exists since v0.18.0)";
+    let unknown =
+        "422 spec.runStrategy: Forbidden: runStrategy Once is unknown in v0.17.0 (it exists since v0.18.0)";
     let closed = "422 spec.runStrategy: Forbidden: runStrategy Once is new in v0.18.0 and the version gate is \
                   closed: waiting for virt-handler on node a (v0.17.0)";
     for (before, own, reported, expected) in [
@@ -82,7 +83,8 @@ fn once_is_for_clusters_whose_controllers_know_it() {
         (once(), &new, &old, "admitted"),
         (Value::Null, &old, &old, unknown),
     ] {
-        let verdict = ask_as(Hook::VmValidate, PLAIN_USER, (once(), before.clone()), own.clone(), reported.clone());
+        let verdict =
+            ask_as(Hook::VmValidate, PLAIN_USER, (once(), before.clone()), own.clone(), reported.clone());
         assert_eq!(refused(verdict), expected, "{own} {reported} {before}");
     }
     let receiver = vm(json!({"runStrategy": "WaitAsReceiver"}), works());
