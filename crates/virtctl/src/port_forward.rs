@@ -2,7 +2,8 @@
 
 mod udp;
 
-use kubevirt_stream::relay::{RelayEnd, relay};
+use kubevirt_stream::relay::{RelayEnd, relay, relay_half_closing};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,21 @@ async fn stdio(guest: &Guest, ports: &[ForwardedPort]) -> Result<(), PortForward
     }
     let opened = guest.open(*port).await?;
     let stream = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-    outcome(*port, relay(opened.websocket, stream, &CancellationToken::new()).await)
+    through(*port, opened, stream).await
+}
+
+/// Carries a local stream through an open tunnel. One that has said all still hears the answer, where the server knows how.
+async fn through(
+    port: ForwardedPort,
+    opened: Opened,
+    stream: impl AsyncRead + AsyncWrite,
+) -> Result<(), PortForwardError> {
+    let stop = CancellationToken::new();
+    let end = match opened.half_closes {
+        true => relay_half_closing(opened.websocket, stream, &stop).await,
+        false => relay(opened.websocket, stream, &stop).await,
+    };
+    outcome(port, end)
 }
 
 /// Whom the ports lead to.
@@ -102,7 +117,7 @@ impl Guest {
             // Keystrokes aren't kept back to be sent together; a connection that can't have that works too.
             let _ = connection.set_nodelay(true);
             let opened = self.open(port).await?;
-            outcome(port, relay(opened.websocket, connection, &CancellationToken::new()).await)
+            through(port, opened, connection).await
         };
         if let Err(error) = carried.await {
             eprintln!("{}", chain(&error));

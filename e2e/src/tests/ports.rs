@@ -126,7 +126,9 @@ async fn piped(target: &str, port: &str) -> anyhow::Result<Vec<u8>> {
     let mut input = virtctl.stdin.take().context("its input is ours")?;
     let mut output = virtctl.stdout.take().context("its output is ours")?;
     input.write_all(REQUEST.as_bytes()).await?;
-    input.flush().await?;
+    // As in a pipe: what was said is all.
+    input.shutdown().await?;
+    drop(input);
     let mut answer = Vec::new();
     timeout(ANSWER, output.read_to_end(&mut answer)).await.context("no answer in time")??;
     let status = timeout(ANSWER, virtctl.wait()).await.context("virtctl doesn't end")??;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use http::HeaderValue;
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::relay::relay;
+use kubevirt_stream::relay::{HALF_CLOSE_HEADER, relay_half_closed};
 use kubevirt_stream::websocket::Upgrade;
 use kubevirt_types::VirtualMachineInstance;
 use serde::Deserialize;
@@ -63,14 +64,15 @@ pub async fn open(
             return Err(unanswered(&vmi, port, &why));
         }
     };
-    let response: Response = upgrade.response();
+    let mut response: Response = upgrade.response();
+    response.headers_mut().insert(HALF_CLOSE_HEADER, HeaderValue::from_static("true"));
     let stop = streams.stop().clone();
     streams.spawn(async move {
         let _open = OpenStream::tunnel(&namespace, &name);
         match upgrade.websocket().await {
             Ok(client) => {
                 tracing::info!(namespace, name, port = port.number, "tunnel begins");
-                let end = relay(client, connection, &stop).await;
+                let end = relay_half_closed(client, connection, &stop).await;
                 tracing::info!(namespace, name, port = port.number, ?end, "tunnel ends");
             }
             Err(error) => tracing::info!(%error, "the client went before its tunnel began"),

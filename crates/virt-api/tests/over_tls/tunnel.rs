@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::world::World;
 use futures::{SinkExt, StreamExt};
 use http::{Method, StatusCode};
+use kubevirt_stream::relay::HALF_CLOSE_HEADER;
 use kubevirt_stream::websocket::{DialError, WebSocket};
 use kubevirt_types::Release;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,6 +88,19 @@ async fn a_client_that_hangs_up_is_the_guests_end_of_file_and_a_drain_leaves_a_t
     let mut heard = String::new();
     tokio::time::timeout(LIMIT, connection.read_to_string(&mut heard)).await.unwrap().unwrap();
     assert_eq!(heard, "bye");
+
+    let (mut tunnel, headers) = world.dial("jane", &path).await.unwrap();
+    let (mut connection, _) = guest.accept().await.unwrap();
+    assert_eq!(headers[HALF_CLOSE_HEADER], "true");
+    tunnel.send(Message::binary(b"what time is it".to_vec())).await.unwrap();
+    tunnel.send(Message::text("end of input")).await.unwrap();
+    let mut heard = String::new();
+    tokio::time::timeout(LIMIT, connection.read_to_string(&mut heard)).await.unwrap().unwrap();
+    connection.write_all(b"noon").await.unwrap();
+    drop(connection);
+    let mut got = Vec::new();
+    assert_eq!(read(&mut tunnel, &mut got, usize::MAX).await, Some(1000));
+    assert_eq!((heard.as_str(), got.as_slice()), ("what time is it", &b"noon"[..]));
 
     let (mut tunnel, _) = world.dial("jane", &path).await.unwrap();
     let (mut connection, _) = guest.accept().await.unwrap();

@@ -11,7 +11,7 @@ use super::{Inputs, decide};
 use crate::decision::Action;
 
 /// `source` or `target`, in a state that the fixture of pods knows, or `migrated`, `shutdown`.
-fn launcher(described: &str) -> Pod {
+pub(super) fn launcher(described: &str) -> Pod {
     let (name, state) = described.split_once(' ').unwrap();
     let (state, reason) = match state {
         "migrated" => ("succeeded", Some("Migrated")),
@@ -37,7 +37,7 @@ fn launcher(described: &str) -> Pod {
 }
 
 /// The instance with a migration's state, in words.
-fn moving(phase: &str, described: &str, metadata: Value) -> Inputs {
+pub(super) fn moving(phase: &str, described: &str, metadata: Value) -> Inputs {
     let mut object = serde_json::to_value(vmi(phase, metadata)).unwrap();
     let mut state = json!({
         "migrationUid": "m1", "sourceNode": "n1", "sourcePod": "source", "targetNode": "n2",

@@ -1,8 +1,11 @@
 //! Nodes that fall silent, go, and come back: what is said of their instances, and when those have ended.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
+use super::moves_tests::{launcher, moving};
 use super::node::{Health, NodeSeen};
 use super::tests::{NOW, at, deleting, inputs, vmi};
 use super::{Inputs, decide};
@@ -162,6 +165,32 @@ fn an_instance_that_is_deleted_waits_for_its_pods_end() {
         let finalizers = |action: &Action| matches!(action, Action::Patch(patch) if patch.pointer("/metadata/finalizers").is_some());
         let let_go = decide(&inputs, at(NOW)).actions.iter().any(finalizers);
         assert_eq!(let_go, pods.is_empty(), "{node} {pods:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_lost_during_a_migration_ends_no_guest_that_may_be_elsewhere() {
+    let unheard = "NodeUnresponsive, tell NodeUnresponsive";
+    for (node, described, pods, expected) in [
+        // The source's.
+        ("silent", "begun", &["source ready", "target ready"][..], unheard),
+        ("silent", "begun", &["source terminating", "target ready"], unheard),
+        ("gone", "begun", &["target ready"], unheard),
+        ("gone", "begun", &["target starting"], unheard),
+        // Both are gone, or the target has ended without the guest.
+        ("gone", "begun", &[], "Failed NodeUnresponsive"),
+        ("gone", "begun", &["target failed"], "Failed NodeUnresponsive"),
+        ("gone", "begun", &["target shutdown"], "Succeeded LauncherPodSucceeded"),
+        // It has failed before that: the guest was at the source.
+        ("gone", "failed unlabelled", &["target ready"], "Failed NodeUnresponsive"),
+        // The target's, of which the instance's own node knows nothing: its source goes on.
+        ("well", "begun", &["source ready", "target terminating"], ""),
+        ("well", "begun", &["source ready", "target lost"], ""),
+        ("well", "begun", &["source ready"], ""),
+    ] {
+        let mut inputs = on(node, moving("Running", described, json!({})));
+        inputs.pods = pods.iter().map(|pod| Arc::new(launcher(pod))).collect();
+        assert_eq!(words(&inputs), expected, "{node} {described} {pods:?}");
     }
 }
 
