@@ -9,5 +9,6 @@ source "$(dirname "$0")/lib.sh"
 [[ -e $KUBECONFIG || $CLUSTER_KIND == own ]] || fail "there is no cluster: make cluster"
 [[ $CLUSTER_KIND == kind ]] || unset AUDIT_LOG
 build_release
+[[ $* != "suite vm"* ]] || "$REPO/scripts/images.sh" cloud-guest
 cd "$REPO"
 exec "$CARGO_TARGET_DIR/$RUST_TARGET/release/e2e" "$@"

@@ -9,10 +9,11 @@ KIND_VERSION=v0.33.0
 PAUSE_IMAGE=registry.k8s.io/pause:3.10 # the one in kind's containerd config
 DEBIAN_SUITE=bookworm # of the nodes: what this kind of machine runs
 QEMU_SUITE=trixie # of the launcher: QEMU 10 keeps the memory of a guest that moves without KVM, 7.2 does not (docs/design/0007)
+GUEST_SUITE=trixie # of the cloud guest: the first whose cloud-init is one process, and so starts fast without KVM
 RELEASES=(v0.17.0 v0.18.0)
 RUST_TARGET=x86_64-unknown-linux-gnu
 POD_SUBNET=10.244.0.0/16
-export KUBERNETES_VERSION KIND_VERSION PAUSE_IMAGE DEBIAN_SUITE QEMU_SUITE RUST_TARGET POD_SUBNET
+export KUBERNETES_VERSION KIND_VERSION PAUSE_IMAGE DEBIAN_SUITE QEMU_SUITE GUEST_SUITE RUST_TARGET POD_SUBNET
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${KUBEVIRT_RS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kubevirt-rs}

@@ -1,5 +1,6 @@
 #!/bin/bash
-# images.sh: builds every component's image for both releases, and brings them into the cluster.
+# images.sh [cloud-guest]: builds every component's image for both releases, and brings them into the cluster.
+# With cloud-guest it is that one image only, which takes minutes and is wanted by make e2e SUITE=vm alone.
 # A release's image holds the same binary as the other's; what differs is /etc/kubevirt-release.
 # Versions that are broken on purpose are made of them for make e2e SUITE=faults: images/faulty/faults.
 # On the kind cluster the images are loaded into the nodes; elsewhere they are pushed to IMAGE_REGISTRY.
@@ -58,9 +59,18 @@ build_images() {
       build "$registry/$name:$release" "$REPO/images/$name/Dockerfile" "$BINARIES/$name" "$CACHE/release/kubevirt-release"
       tags+=("$registry/$name:$release")
     done
-    build "$registry/tick-guest:$release" "$REPO/images/tick-guest/Dockerfile" "$guest/boot"
+    build "$registry/tick-guest:$release" "$REPO/images/tick-guest/Dockerfile" "$guest/boot" "$guest/disk"
     tags+=("$registry/tick-guest:$release")
   done
+}
+
+# One tag is enough: it belongs to no release.
+build_cloud_guest() {
+  local path tag=$registry/cloud-guest:${RELEASES[-1]}
+  path=$(cloud_guest)
+  cached "$path" "$REPO/scripts/cloud-guest.sh"
+  build "$tag" "$REPO/images/cloud-guest/Dockerfile" "$path/disk"
+  tags+=("$tag")
 }
 
 # build_fault NAME COMPONENT FAULT...: the registry of one version that is broken on purpose.
@@ -107,11 +117,16 @@ load_images() {
     return
   fi
   archive=$(mktemp "$CACHE/images.XXXXXX.tar")
-  trap 'rm -f "$archive"' EXIT
+  trap 'rm -f "$archive" "$archive.list"' EXIT
   say "loading ${#missing[@]} images into the nodes: ${missing[*]}"
   docker save -o "$archive" "${missing[@]}"
   "$KIND" load image-archive "$archive" --name "$KIND_CLUSTER" -q
-  for node in $nodes; do docker exec -i "$node" tee "$list" >/dev/null <<<"$wanted"; done
+  for node in $nodes; do
+    # What else is loaded stays on the list, but for what these tags named before.
+    { docker exec "$node" cat "$list" 2>/dev/null || true; } |
+      awk 'NR == FNR { wanted[$1]; print; next } !($1 in wanted)' <(echo "$wanted") - >"$archive.list"
+    docker exec -i "$node" tee "$list" >/dev/null <"$archive.list"
+  done
 }
 
 push_images() {
@@ -129,9 +144,15 @@ only_one images
 # shellcheck source=scripts/env.sh
 source "$REPO/scripts/env.sh" # the engine may be ours since just now
 tags=()
-build_binaries
-build_images
-build_faults
+case ${1:-} in
+  '')
+    build_binaries
+    build_images
+    build_faults
+    ;;
+  cloud-guest) build_cloud_guest ;;
+  *) fail "usage: images.sh [cloud-guest]" ;;
+esac
 if [[ $CLUSTER_KIND == kind ]]; then load_images; else push_images; fi
 docker images --format 'table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.Size}}' | grep -E "^(REPOSITORY|$registry/)"
 docker image prune -f >/dev/null # what these tags named before

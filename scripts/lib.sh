@@ -76,9 +76,14 @@ key_of() {
   done | sha256sum | cut -c1-12
 }
 
-# Where the launcher image's root and the tick guest are, once scripts/images.sh has made them.
+# Where the launcher image's root and the guests are, once scripts/images.sh has made them.
 launcher_root() { echo "$CACHE/launcher.root-$(key_of "$QEMU_SUITE" scripts/{launcher-root,minimal-root}.sh)"; }
 tick_guest() { echo "$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/init)"; }
+cloud_guest() {
+  local files
+  mapfile -t files < <(cd "$REPO" && find images/cloud-guest -type f ! -name Dockerfile | sort)
+  echo "$CACHE/cloud.guest-$(key_of "$GUEST_SUITE" scripts/cloud-guest.sh "${files[@]}")"
+}
 
 # cached PATH COMMAND...: runs the command with the path of a new empty directory as its last argument,
 # and puts that at PATH when it succeeded, unless it is there from an earlier run.

@@ -30,7 +30,10 @@ impl Migrations {
     pub async fn begin(&self, vmi: &str) -> Result<String, kube::Error> {
         let migration = VirtualMachineInstanceMigration {
             metadata: ObjectMeta { generate_name: Some(format!("{vmi}-")), ..ObjectMeta::default() },
-            spec: VirtualMachineInstanceMigrationSpec { vmi_name: vmi.to_owned() },
+            spec: VirtualMachineInstanceMigrationSpec {
+                vmi_name: vmi.to_owned(),
+                ..VirtualMachineInstanceMigrationSpec::default()
+            },
             ..VirtualMachineInstanceMigration::default()
         };
         Ok(self.api.create(&PostParams::default(), &migration).await?.name().to_owned())

@@ -94,6 +94,29 @@ impl Node {
         Ok(())
     }
 
+    /// Freezes the node: nothing in it runs, nothing of it is heard, and nothing of it is lost.
+    pub async fn freeze(&self) -> anyhow::Result<()> {
+        self.docker("pause").await
+    }
+
+    /// Lets a frozen node go on where it stood.
+    pub async fn thaw(&self) -> anyhow::Result<()> {
+        self.docker("unpause").await
+    }
+
+    async fn docker(&self, action: &str) -> anyhow::Result<()> {
+        let output = Command::new("docker").arg(action).arg(&self.0).output().await?;
+        let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        ensure!(output.status.success(), "docker {action} {}: {complaint}", self.0);
+        Ok(())
+    }
+
+    /// Whether a process of a pod runs, whatever the API server knows of the pod.
+    pub async fn runs(&self, pod: &str) -> anyhow::Result<bool> {
+        let script = format!("grep -lzx 'POD_NAME={pod}' /proc/[0-9]*/environ 2>/dev/null; true");
+        Ok(!self.run(&["sh", "-c", &script]).await?.trim().is_empty())
+    }
+
     /// Says whether new pods may come to the node.
     pub async fn cordon(&self, client: &Client, cordoned: bool) -> anyhow::Result<()> {
         let nodes: Api<ApiNode> = Api::all(client.clone());

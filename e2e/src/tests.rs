@@ -2,11 +2,14 @@
 
 mod adopt;
 mod endings;
+mod ends;
 mod faults;
 mod hands;
 mod install;
 mod lifecycle;
 mod migration;
+mod node_lost;
+mod ports;
 mod refusals;
 mod stored_versions;
 mod update;
@@ -23,9 +26,14 @@ pub fn all() -> Vec<Test> {
         test!("vm", core: false, endings::of_every_kind),
         test!("vm", core: false, endings::none_at_a_reboot),
         test!("vm", core: false, adopt::in_any_state),
+        test!("vm", core: false, ends::once),
+        test!("vm", core: false, ends::deletes_in_order),
+        test!("vm", core: false, ends::flags),
+        test!("vm", core: false, ports::forwarded),
         test!("vm", core: false, hands::pause_and_unpause),
         test!("vm", core: false, hands::screenshot),
         test!("vm", core: false, hands::scale),
+        test!("vm", core: false, node_lost::silent_then_gone),
         test!("migration-core", core: true, migration::core),
         test!("migration", core: false, migration::twenty),
         test!("migration", core: false, migration::refused_and_cancelled),

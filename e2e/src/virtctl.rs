@@ -1,16 +1,24 @@
 //! virtctl as a person runs it: the one that was built beside this program.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 async fn run(args: &[&str]) -> anyhow::Result<Output> {
     let program = std::env::current_exe()?.with_file_name("virtctl");
     let mut command = Command::new(&program);
     command.args(args);
     command.output().await.with_context(|| format!("running {}", program.display()))
+}
+
+/// Starts virtctl with its standard input and output in our hands; it ends when it is dropped.
+pub fn start(args: &[&str]) -> anyhow::Result<Child> {
+    let program = std::env::current_exe()?.with_file_name("virtctl");
+    let mut command = Command::new(&program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.spawn().with_context(|| format!("running {}", program.display()))
 }
 
 /// Runs virtctl to a good end; returns what it says, which may be nothing.

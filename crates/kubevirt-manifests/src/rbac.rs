@@ -127,6 +127,8 @@ fn api(release: &Release) -> Access {
         rule(&[GROUP], &["virtualmachines", "virtualmachineinstances"], &["get", "list", "watch", "patch"]),
         rule(&[GROUP], &["virtualmachines/status"], &["patch"]),
         rule(&[GROUP], &["virtualmachineinstancemigrations", "kubevirts"], READ),
+        // What `virtctl migrate` asks for.
+        rule(&[GROUP], &["virtualmachineinstancemigrations"], &["create"]),
         rule(&[""], &["nodes"], READ),
     ];
     if exists(What::VmiSpecField("evictionStrategy"), release) {
@@ -203,13 +205,26 @@ fn people(release: &Release) -> Vec<Value> {
     if exists(What::Kind("virtualmachineinstancereplicasets"), release) {
         kinds.push("virtualmachineinstancereplicasets");
     }
-    let streams = [
+    let mut streams = vec![
         "virtualmachineinstances/console",
         "virtualmachineinstances/vnc",
         "virtualmachineinstances/vnc/screenshot",
     ];
+    for (resource, tunnel) in [
+        ("virtualmachineinstances", "virtualmachineinstances/portforward"),
+        ("virtualmachines", "virtualmachines/portforward"),
+    ] {
+        if exists(What::Subresource(resource, "portforward"), release) {
+            streams.push(tunnel);
+        }
+    }
     let streams = rule(&[SUBRESOURCES], &streams, &["get"]);
-    let mut actions = vec!["virtualmachines/start", "virtualmachines/stop", "virtualmachines/restart"];
+    let mut actions = vec![
+        "virtualmachines/start",
+        "virtualmachines/stop",
+        "virtualmachines/restart",
+        "virtualmachines/migrate",
+    ];
     if exists(What::Rbac(RBAC_EDIT_PAUSE), release) {
         actions.extend([
             "virtualmachineinstances/pause",

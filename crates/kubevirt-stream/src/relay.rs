@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-pub use bytes::{RelayEnd, relay, relay_with};
+pub use bytes::{HALF_CLOSE_HEADER, RelayEnd, relay, relay_half_closed, relay_half_closing, relay_with};
 pub use websockets::{Leg, LegEnd, WebsocketsEnd, pump, relay_websockets};
 
 /// Load balancers cut what is idle for a minute, some after twenty seconds.

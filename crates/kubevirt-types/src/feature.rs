@@ -16,6 +16,8 @@ pub enum What {
     Subresource(&'static str, &'static str),
     /// Access rules of a component, by a name that says what they allow.
     Rbac(&'static str),
+    /// A run strategy of VMs, by its name.
+    RunStrategy(&'static str),
 }
 
 /// One row of the table.
@@ -82,6 +84,24 @@ pub const FEATURES: &[Feature] = &[
     Feature {
         name: "softreboot",
         what: What::Subresource("virtualmachineinstances", "softreboot"),
+        since: Release::V0_18_0,
+        until: None,
+    },
+    Feature {
+        name: "port-forward to an instance",
+        what: What::Subresource("virtualmachineinstances", "portforward"),
+        since: Release::V0_18_0,
+        until: None,
+    },
+    Feature {
+        name: "port-forward to a virtual machine",
+        what: What::Subresource("virtualmachines", "portforward"),
+        since: Release::V0_18_0,
+        until: None,
+    },
+    Feature {
+        name: "runStrategy Once",
+        what: What::RunStrategy("Once"),
         since: Release::V0_18_0,
         until: None,
     },

@@ -4,6 +4,8 @@
 //! [`MigrationState`] has one writer, named with it, and a party that restarts finds there all
 //! that it has to know. Names are KubeVirt's where KubeVirt has one.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,10 @@ pub struct VirtualMachineInstanceMigrationSpec {
     /// The instance to move, in the same namespace.
     #[serde(default)]
     pub vmi_name: String,
+    /// Labels that the target's node must have, beyond what the instance asks for. Where the instance has a
+    /// selector of the same key, that one counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub added_node_selector: BTreeMap<String, String>,
 }
 
 /// Where a migration is.

@@ -31,6 +31,8 @@ pub enum RunStrategy {
     Manual,
     /// An instance that failed is started again, one that succeeded is not.
     RerunOnFailure,
+    /// One instance is started; however it ends, none follows. Since v0.18.0.
+    Once,
 }
 
 /// What is wanted of a VM.

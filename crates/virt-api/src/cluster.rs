@@ -37,15 +37,7 @@ pub enum ClusterError {
 impl ClusterError {
     /// Whether a patch's test failed: what it would change has changed since it was read.
     pub fn is_failed_test(&self) -> bool {
-        match self {
-            Self::Call { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => {
-                    status.is_conflict() || (status.code == 422 && status.message.contains("test"))
-                }
-                _ => false,
-            },
-            Self::Slow { .. } => false,
-        }
+        self.refusal().is_some_and(|status| status.is_conflict() || cannot_be_applied(status))
     }
 
     /// The API server's own words, when it refused.
@@ -96,6 +88,18 @@ impl Cluster {
         let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(self.client.clone(), namespace);
         let listed = bounded("list migrations", api.list(&ListParams::default())).await?;
         Ok(listed.items)
+    }
+
+    /// Makes a migration.
+    pub async fn create_migration(
+        &self,
+        namespace: &str,
+        migration: &VirtualMachineInstanceMigration,
+        dry_run: bool,
+    ) -> Result<(), ClusterError> {
+        let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams { dry_run, ..PostParams::default() };
+        bounded("create VirtualMachineInstanceMigration", api.create(&params, migration)).await.map(drop)
     }
 
     /// A pod; none when there is none.
@@ -161,6 +165,13 @@ impl Cluster {
     }
 }
 
+/// Whether the API server says that a JSON patch doesn't fit the object. It has few words for that: 422 as for an object
+/// that is invalid, but without the object's name and the fields.
+fn cannot_be_applied(status: &kube::core::Status) -> bool {
+    let details = status.details.as_ref();
+    status.code == 422 && details.is_none_or(|details| details.name.is_empty() && details.causes.is_empty())
+}
+
 async fn bounded<T>(
     what: &'static str,
     call: impl Future<Output = Result<T, kube::Error>>,
@@ -168,5 +179,30 @@ async fn bounded<T>(
     match tokio::time::timeout(CALL_LIMIT, call).await {
         Ok(result) => result.map_err(|source| ClusterError::Call { what, source: Box::new(source) }),
         Err(_) => Err(ClusterError::Slow { what }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused((code, reason): (u16, &str), details: &serde_json::Value) -> bool {
+        let status = json!({
+            "status": "Failure", "reason": reason, "code": code, "details": details,
+            "message": "the server rejected our request due to an error in our request",
+        });
+        let source = Box::new(kube::Error::Api(serde_json::from_value(status).unwrap()));
+        ClusterError::Call { what: "patch", source }.is_failed_test()
+    }
+
+    /// The answers are those of Kubernetes 1.37.
+    #[test]
+    fn a_patch_that_does_not_fit_any_more_is_told_from_one_that_is_wrong() {
+        let nothing = json!({});
+        let fields = json!({"name": "tick", "kind": "VirtualMachine", "causes": [{"field": "spec.running"}]});
+        assert!(refused((422, "Invalid"), &nothing));
+        assert!(refused((409, "Conflict"), &fields));
+        assert!(!refused((422, "Invalid"), &fields));
+        assert!(!refused((403, "Forbidden"), &nothing));
     }
 }

@@ -37,16 +37,29 @@ const fn subresource(
     Subresource { resource, name, kind, method, description }
 }
 
-const SUBRESOURCES: [Subresource; 9] = [
+const SUBRESOURCES: [Subresource; 12] = [
     subresource(VMI, "vnc", "get", "Open a websocket connection to the VNC server of an instance."),
     subresource(VMI, "vnc/screenshot", "get", "Get a PNG of the screen of an instance."),
     subresource(VMI, "console", "get", "Open a websocket connection to the serial console of an instance."),
+    subresource(
+        VMI,
+        "portforward",
+        "get",
+        "Open a websocket connection to a port of the guest of an instance.",
+    ),
     subresource(VMI, "pause", "put", "Pause an instance."),
     subresource(VMI, "unpause", "put", "Unpause an instance."),
     subresource(VMI, "softreboot", "put", "Reboot the guest of an instance."),
     subresource(VM, "start", "put", "Start a virtual machine."),
     subresource(VM, "stop", "put", "Stop a virtual machine."),
     subresource(VM, "restart", "put", "Restart a virtual machine."),
+    subresource(VM, "migrate", "put", "Move a running virtual machine to another node."),
+    subresource(
+        VM,
+        "portforward",
+        "get",
+        "Open a websocket connection to a port of the guest of a virtual machine.",
+    ),
 ];
 
 /// The subresources of a release.
@@ -177,7 +190,14 @@ fn paths(versions: &[&str], own: &Release, typed: &Value) -> Value {
                 "description": s.description,
                 "responses": {"200": {"description": "OK"}, "401": {"description": "Unauthorized"}},
             });
-            let parameters = [parameter("namespace"), parameter("name")];
+            let mut parameters = vec![parameter("namespace"), parameter("name")];
+            if s.name == "portforward" {
+                // One operation at two paths would need two ids.
+                parameters.extend([parameter("port"), parameter("protocol")]);
+                let path = format!("{path}/{{port}}/{{protocol}}");
+                paths.insert(path, json!({"parameters": parameters, s.method: operation}));
+                continue;
+            }
             paths.insert(path, json!({"parameters": parameters, s.method: operation}));
         }
     }

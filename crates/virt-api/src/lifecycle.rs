@@ -3,6 +3,8 @@
 //! Which state allows what, and the words of a refusal, are KubeVirt's. The patches test what was
 //! read, so that a change in between is seen.
 
+use std::collections::BTreeMap;
+
 use json_patch::Patch;
 use kubevirt_types::vm::{RunStrategy, START_PAUSED, StateChangeAction, StateChangeRequest};
 use kubevirt_types::vmi::MAX_GRACE_SECONDS;
@@ -35,7 +37,7 @@ impl Action {
     }
 }
 
-/// Options of a request: those of start, stop and restart together, and of pause and unpause.
+/// Options of a request: those of start, stop, restart and migrate together, and of pause and unpause.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Options {
@@ -46,6 +48,9 @@ pub struct Options {
     grace_period: Option<i64>,
     /// For a restart: another grace period.
     grace_period_seconds: Option<i64>,
+    /// For a migration: labels that the target's node must have.
+    #[serde(default)]
+    added_node_selector: BTreeMap<String, String>,
     /// `All`: change nothing.
     #[serde(default)]
     dry_run: Vec<String>,
@@ -72,6 +77,11 @@ impl Options {
     /// Whether the guest is to wait until it is unpaused.
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Labels that a migration's target must have beyond what the instance asks for.
+    pub fn added_node_selector(&self) -> &BTreeMap<String, String> {
+        &self.added_node_selector
     }
 
     /// Whether nothing may be changed.
@@ -132,6 +142,20 @@ fn conflict(vm: &VirtualMachine, why: impl AsRef<str>) -> Refusal {
     Refusal::conflict(Subject::vm(vm.name()), why)
 }
 
+/// Whether there is a guest that could move.
+pub fn movable(vmi: &VirtualMachineInstance) -> Result<(), Refusal> {
+    match phase(vmi) {
+        VmiPhase::Running => Ok(()),
+        VmiPhase::Unset
+        | VmiPhase::Pending
+        | VmiPhase::Scheduling
+        | VmiPhase::Scheduled
+        | VmiPhase::Unknown
+        | VmiPhase::Succeeded
+        | VmiPhase::Failed => Err(Refusal::conflict(Subject::vmi(vmi.name()), "VM is not running")),
+    }
+}
+
 fn start(
     vm: &VirtualMachine,
     vmi: Option<&VirtualMachineInstance>,
@@ -158,7 +182,9 @@ fn start(
             Ok(vec![request(vm, vec![stop_request(vmi), start])?])
         }
         (RunStrategy::Manual | RunStrategy::RerunOnFailure, None) => Ok(vec![request(vm, vec![start])?]),
-        (RunStrategy::Always, _) => Err(conflict(vm, "Always does not support manual start requests")),
+        (RunStrategy::Always | RunStrategy::Once, _) => {
+            Err(conflict(vm, format!("{strategy:?} does not support manual start requests")))
+        }
     }
 }
 
@@ -177,7 +203,7 @@ fn stop(
     let mut steps: Vec<Step> =
         running.zip(options.grace_period).map(|(vmi, seconds)| grace(vmi, seconds)).into_iter().collect();
     match (vm.spec.effective_run_strategy(), running) {
-        (RunStrategy::Always, _) => steps.push(run(vm, false)),
+        (RunStrategy::Always | RunStrategy::Once, _) => steps.push(run(vm, false)),
         (RunStrategy::Halted | RunStrategy::Manual | RunStrategy::RerunOnFailure, None) => {
             return Err(conflict(vm, "VM is not running"));
         }
@@ -211,9 +237,9 @@ fn restart(
         Some(0) | None => {}
     }
     match (vm.spec.effective_run_strategy(), vmi) {
-        (RunStrategy::Halted, _) => {
+        (strategy @ (RunStrategy::Halted | RunStrategy::Once), _) => {
             // The spelling is KubeVirt's.
-            Err(conflict(vm, "RunStategy Halted does not support manual restart requests"))
+            Err(conflict(vm, format!("RunStategy {strategy:?} does not support manual restart requests")))
         }
         (RunStrategy::Always | RunStrategy::Manual | RunStrategy::RerunOnFailure, None) => {
             Err(conflict(vm, "VM is not running: Halted"))

@@ -46,6 +46,14 @@ static SCREENS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
     .expect("the metric's name is valid and registered once")
 });
+static TUNNELS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "kubevirt_portforward_active_tunnels",
+        "Open tunnels to a port of a guest, by namespace and VMI.",
+        &["namespace", "vmi"]
+    )
+    .expect("the metric's name is valid and registered once")
+});
 
 /// Counts an answered request.
 pub fn count_request(method: &str, path: &str, code: u16) {
@@ -86,6 +94,15 @@ impl OpenStream {
             Stream::Console => &CONSOLES,
             Stream::Vnc => &SCREENS,
         };
+        Self::counted_by(gauges, namespace, vmi)
+    }
+
+    /// Counts one more tunnel to a port.
+    pub fn tunnel(namespace: &str, vmi: &str) -> Self {
+        Self::counted_by(&TUNNELS, namespace, vmi)
+    }
+
+    fn counted_by(gauges: &'static IntGaugeVec, namespace: &str, vmi: &str) -> Self {
         let labels = [namespace.to_owned(), vmi.to_owned()];
         gauges.with_label_values(&labels).inc();
         Self { gauges, labels }

@@ -1,11 +1,12 @@
 //! What this replica has seen of the cluster. Watches run on every replica, leading or not, so
 //! a new leader starts with a full view. Never writes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::store::{Store, Writer};
 use kube::runtime::reflector::{self, ObjectRef};
@@ -16,7 +17,7 @@ use kube::{Api, Client, Resource};
 use kubevirt_runtime::shutdown::Shutdown;
 use kubevirt_types::{
     KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
-    VirtualMachineInstanceReplicaSet, labels,
+    VirtualMachineInstanceReplicaSet, gate, labels,
 };
 use serde::de::DeserializeOwned;
 
@@ -39,6 +40,8 @@ pub struct Cache {
     pub migrations: Store<VirtualMachineInstanceMigration>,
     /// Installations in our namespace.
     pub installations: Store<KubeVirt>,
+    /// Nodes.
+    pub nodes: Store<Node>,
     /// Launcher pods by the uid of their instance.
     pub launchers: Children,
     /// Instances by the uid of what controls them.
@@ -79,6 +82,7 @@ impl Cache {
         let (sets, sets_writer) = reflector::store();
         let (migrations, migrations_writer) = reflector::store();
         let (installations, installations_writer) = reflector::store();
+        let (nodes, nodes_writer) = reflector::store();
         let cache = Self {
             vms,
             vmis,
@@ -86,6 +90,7 @@ impl Cache {
             sets,
             migrations,
             installations,
+            nodes,
             launchers: Children::default(),
             members: Children::default(),
         };
@@ -135,6 +140,39 @@ impl Cache {
         spawn(shutdown, own, everything(), installations_writer, move |_| {
             on_installation.limits_changed(all.migrations.state().iter().map(|migration| &**migration));
         });
+
+        // A node is written often. Only whether it is heard, and its end, are news to its instances.
+        let (on_node, all) = (queues.clone(), cache.clone());
+        let heard = Mutex::new(BTreeMap::new());
+        spawn(
+            shutdown,
+            Api::all(client.clone()),
+            everything(),
+            nodes_writer,
+            move |change: Change<'_, Node>| {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                let changed = match change {
+                    Change::Seen(node) => {
+                        let silent = gate::not_ready_since(node).is_some();
+                        let name = node.metadata.name.clone().unwrap_or_default();
+                        (heard.insert(name.clone(), silent) != Some(silent)).then_some(name)
+                    }
+                    Change::Gone(node) => {
+                        let name = node.metadata.name.clone().unwrap_or_default();
+                        heard.remove(&name);
+                        Some(name)
+                    }
+                    Change::Listed => {
+                        drop(heard);
+                        return all.look(&on_node);
+                    }
+                };
+                if let Some(node) = changed {
+                    let vmis = all.vmis.state();
+                    on_node.node_changed(&node, vmis.iter().map(|vmi| &**vmi));
+                }
+            },
+        );
 
         let (on_migration, all) = (queues.clone(), cache.clone());
         spawn(
@@ -191,6 +229,7 @@ impl Cache {
         self.vmis.wait_until_ready().await?;
         self.pods.wait_until_ready().await?;
         self.migrations.wait_until_ready().await?;
+        self.nodes.wait_until_ready().await?;
         self.installations.wait_until_ready().await
     }
 }

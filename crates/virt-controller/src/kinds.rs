@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
+use kube::runtime::reflector::ObjectRef;
 use kubevirt_types::{
     VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
     VirtualMachineInstanceReplicaSet, labels,
@@ -22,6 +23,7 @@ use crate::decision::Decision;
 use crate::migration::turn::Other;
 use crate::queues::{instance_of, moves};
 use crate::settings::{Settings, settings};
+use crate::vmi::node::NodeSeen;
 use crate::{migration, owner, replicaset, vm, vmi};
 
 /// VirtualMachines.
@@ -150,7 +152,10 @@ impl Kind for Vmis {
                 Some(_) | None => vmi::Owner::Gone,
             },
         };
-        Some(vmi::Inputs { vmi, pods, owner, migrations, launcher: context.settings().launcher })
+        let name = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
+        let found = name.and_then(|name| cache.nodes.get(&ObjectRef::new(name)));
+        let node = NodeSeen::of(name, found.as_deref());
+        Some(vmi::Inputs { vmi, pods, owner, migrations, node, launcher: context.settings().launcher })
     }
 
     /// The instance first: a phase in it tells of pods that are older than it.
@@ -168,7 +173,13 @@ impl Kind for Vmis {
                 Some(_) | None => vmi::Owner::Gone,
             },
         };
-        Ok(Some(vmi::Inputs { vmi, pods, owner, migrations, launcher: context.settings().launcher }))
+        let name = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
+        let found = match name.filter(|name| !name.is_empty()) {
+            Some(name) => Api::<Node>::all(context.writer.client.clone()).get_opt(name).await?,
+            None => None,
+        };
+        let node = NodeSeen::of(name, found.as_ref());
+        Ok(Some(vmi::Inputs { vmi, pods, owner, migrations, node, launcher: context.settings().launcher }))
     }
 
     fn subject(inputs: &vmi::Inputs) -> Arc<VirtualMachineInstance> {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubevirt_types::labels;
-use kubevirt_types::{VirtualMachineInstanceMigration, migration::MigrationPhase};
+use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, migration::MigrationPhase};
 
 use crate::children::Key;
 use crate::metrics::QueueMetrics;
@@ -89,6 +89,14 @@ impl Queues {
             others.for_each(|other| self.migrations.add(Key::of(&other.metadata)));
         }
         self.vmis.add(instance);
+    }
+
+    /// The instances on a node of which nothing is heard any more, or something again.
+    pub fn node_changed<'a>(&self, node: &str, vmis: impl Iterator<Item = &'a VirtualMachineInstance>) {
+        let on = |vmi: &VirtualMachineInstance| {
+            vmi.status.as_ref().and_then(|status| status.node_name.as_deref()) == Some(node)
+        };
+        vmis.filter(|vmi| on(vmi)).for_each(|vmi| self.vmis.add(Key::of(&vmi.metadata)));
     }
 
     /// The limits may have changed.

@@ -1,6 +1,7 @@
 //! Arguments.
 
 pub mod create;
+pub mod port;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use create::CreateCommand;
+use port::{ForwardedPort, PortTarget};
 
 /// The name under which kubectl finds its plugins.
 const PLUGIN: &str = "kubectl-virt";
@@ -96,7 +98,9 @@ pub enum ClusterCommand {
     /// Move a running virtual machine to another node
     Migrate(MigrateOptions),
     /// Cancel the migration of a virtual machine: it stays where it is
-    MigrateCancel(MigrateOptions),
+    MigrateCancel(MigrateCancelOptions),
+    /// Forward ports of this machine to a virtual machine or an instance
+    PortForward(PortForwardOptions),
     /// Print the versions of client and server
     Version {
         /// Only the client's
@@ -238,9 +242,40 @@ pub struct SoftRebootOptions {
     pub dry_run: bool,
 }
 
-/// Options of `migrate` and `migrate-cancel`.
+/// Options of `migrate`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct MigrateOptions {
+    /// Name of the virtual machine
+    #[arg(value_name = "VM")]
+    pub name: String,
+    /// Labels that the node must have to which it moves, beyond what the virtual machine asks for
+    #[arg(long = "addedNodeSelector", alias = "added-node-selector", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub added_node_selector: Vec<(String, String)>,
+    /// Only check the request
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `port-forward`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct PortForwardOptions {
+    /// What to forward to: vm or vmi, its name, and its namespace where it isn't the current one
+    #[arg(value_name = "TYPE/NAME[/NAMESPACE]", value_parser = str::parse::<PortTarget>)]
+    pub target: PortTarget,
+    /// The ports: here, and there where it is another one; tcp or udp
+    #[arg(value_name = "[PROTOCOL/]LOCALPORT[:TARGETPORT]", required = true, value_parser = str::parse::<ForwardedPort>)]
+    pub ports: Vec<ForwardedPort>,
+    /// The address of this machine to listen at
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: String,
+    /// Forward standard input and output to one port, instead of listening
+    #[arg(long)]
+    pub stdio: bool,
+}
+
+/// Options of `migrate-cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct MigrateCancelOptions {
     /// Name of the virtual machine
     #[arg(value_name = "VM")]
     pub name: String,
@@ -325,6 +360,13 @@ pub fn completion(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Invocation::command(), "virtctl", &mut script);
     String::from_utf8_lossy(&script).into_owned()
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(format!("{text:?} is no label: expected KEY=VALUE")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

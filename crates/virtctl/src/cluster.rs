@@ -20,6 +20,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) const SUBRESOURCES: &str = "/apis/subresources.kubevirt.io/v1";
 
 /// A client and the namespace it works in.
+#[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) namespace: String,

@@ -9,6 +9,7 @@ mod console;
 mod create;
 mod lifecycle;
 mod migrate;
+mod port_forward;
 mod stream;
 mod terminal;
 mod update;
@@ -60,6 +61,9 @@ pub async fn run(invocation: Invocation) -> bool {
         ClusterCommand::Migrate(options) => migrate::begin(&cluster, options).await.map_err(Into::into),
         ClusterCommand::MigrateCancel(options) => {
             migrate::cancel(&cluster, options).await.map_err(Into::into)
+        }
+        ClusterCommand::PortForward(options) => {
+            port_forward::run(&cluster, options).await.map_err(Into::into)
         }
         ClusterCommand::Version { client } => version::print(&cluster, *client).await.map_err(Into::into),
         ClusterCommand::Update { command } => match command {

@@ -87,7 +87,7 @@ async fn act(
     })
 }
 
-fn dry_run(dry_run: bool) -> Value {
+pub(crate) fn dry_run(dry_run: bool) -> Value {
     if dry_run { json!({"dryRun": ["All"]}) } else { json!({}) }
 }
 

@@ -1,17 +1,16 @@
-//! migrate, migrate-cancel: a migration is an object, made and deleted as the user.
+//! migrate, migrate-cancel: virt-api makes a migration; it is deleted as the user.
+
+use std::collections::BTreeMap;
 
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ListParams};
 use kubevirt_types::VirtualMachineInstanceMigration;
-use kubevirt_types::migration::VirtualMachineInstanceMigrationSpec;
+use serde_json::{Value, json};
 
-use crate::cli::MigrateOptions;
+use crate::cli::{MigrateCancelOptions, MigrateOptions};
 use crate::cluster::{Cluster, words};
-use crate::lifecycle::scheduled;
+use crate::lifecycle::{dry_run, scheduled};
 use crate::terminal::say;
-
-/// What the names of our migrations begin with: KubeVirt's own.
-const NAME_PREFIX: &str = "kubevirt-migrate-vm-";
 
 /// A migration that isn't begun, or isn't cancelled.
 #[derive(Debug, thiserror::Error)]
@@ -26,19 +25,23 @@ pub(crate) enum MigrateError {
 
 pub(crate) async fn begin(cluster: &Cluster, options: &MigrateOptions) -> Result<(), MigrateError> {
     let name = &options.name;
-    let migration = VirtualMachineInstanceMigration {
-        metadata: ObjectMeta { generate_name: Some(NAME_PREFIX.to_owned()), ..ObjectMeta::default() },
-        spec: VirtualMachineInstanceMigrationSpec { vmi_name: name.clone() },
-        ..VirtualMachineInstanceMigration::default()
-    };
-    let params = PostParams { dry_run: options.dry_run, ..PostParams::default() };
-    let created = migrations(cluster).create(&params, &migration).await;
-    created.map_err(|cause| MigrateError::Begin { name: name.clone(), cause: Box::new(cause) })?;
+    let path = cluster.path("virtualmachines", name, "migrate");
+    let asked = cluster.put(&path, &body(options)).await;
+    asked.map_err(|cause| MigrateError::Begin { name: name.clone(), cause: Box::new(cause) })?;
     say(&scheduled("VM", name, "migrate"));
     Ok(())
 }
 
-pub(crate) async fn cancel(cluster: &Cluster, options: &MigrateOptions) -> Result<(), MigrateError> {
+fn body(options: &MigrateOptions) -> Value {
+    let mut body = dry_run(options.dry_run);
+    if !options.added_node_selector.is_empty() {
+        let labels: BTreeMap<_, _> = options.added_node_selector.iter().cloned().collect();
+        body["addedNodeSelector"] = json!(labels);
+    }
+    body
+}
+
+pub(crate) async fn cancel(cluster: &Cluster, options: &MigrateCancelOptions) -> Result<(), MigrateError> {
     let name = &options.name;
     let failed = |cause| MigrateError::Cancel { name: name.clone(), cause: Box::new(cause) };
     let api = migrations(cluster);
@@ -63,6 +66,20 @@ fn running<'a>(all: &'a [VirtualMachineInstanceMigration], vmi: &str) -> Option<
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_asked_for() {
+        let options = |added: &[(&str, &str)], dry_run| MigrateOptions {
+            name: "a".into(),
+            added_node_selector: added.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            dry_run,
+        };
+        assert_eq!(body(&options(&[], false)), json!({}));
+        assert_eq!(
+            body(&options(&[("zone", "b"), ("rack", "")], true)),
+            json!({"dryRun": ["All"], "addedNodeSelector": {"zone": "b", "rack": ""}})
+        );
+    }
 
     #[test]
     fn only_what_is_not_over_is_cancelled() {

@@ -3,6 +3,7 @@
 use http::{Request, StatusCode};
 use kube::client::Body;
 use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::relay::HALF_CLOSE_HEADER;
 use kubevirt_stream::websocket::{DialError, Handshake, WebSocket};
 use serde::Deserialize;
 
@@ -26,22 +27,30 @@ pub(crate) struct Opened {
     pub(crate) websocket: WebSocket,
     /// Offset of the first byte that comes; none from a server that can't resume.
     pub(crate) offset: Option<u64>,
+    /// Whether it can be told that nothing more is sent.
+    pub(crate) half_closes: bool,
 }
 
 /// Opens `/virtualmachineinstances/NAME/PATH`, which may have a query.
 pub(crate) async fn open(cluster: &Cluster, name: &str, path: &str) -> Result<Opened, OpenError> {
+    open_path(cluster, &cluster.path("virtualmachineinstances", name, path)).await
+}
+
+/// Opens the stream at a path.
+pub(crate) async fn open_path(cluster: &Cluster, path: &str) -> Result<Opened, OpenError> {
     let handshake = Handshake::default();
-    let mut request = Request::get(cluster.path("virtualmachineinstances", name, path)).body(Body::empty())?;
+    let mut request = Request::get(path).body(Body::empty())?;
     handshake.add_to(request.headers_mut());
     let response = cluster.send(request).await.map_err(|error| OpenError::Request(Box::new(error)))?;
     let offset = response.headers().get(OFFSET_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let half_closes = response.headers().contains_key(HALF_CLOSE_HEADER);
     let websocket = handshake.finish(response).await.map_err(|error| match error {
         DialError::Refused { status, content_type, body } => {
             OpenError::Refused { status, message: refusal(status, content_type.as_deref(), &body) }
         }
         other => OpenError::Dial(other),
     })?;
-    Ok(Opened { websocket, offset })
+    Ok(Opened { websocket, offset, half_closes })
 }
 
 #[derive(Deserialize)]

@@ -14,6 +14,23 @@ use super::{CLOSE_LIMIT, Close, await_close, ping, pings, send_close};
 /// Go's `io.Copy` takes as much at a time: peers are used to it.
 const CHUNK: usize = 32 * 1024;
 
+/// Header of an upgrade response with which a server says that it knows [`END_OF_INPUT`].
+pub const HALF_CLOSE_HEADER: &str = "kubevirt-stream-half-close";
+/// A websocket can't be closed in one direction. This text frame says that its sender has no more data and
+/// listens on; text frames mean nothing to those who don't know it.
+const END_OF_INPUT: &str = "end of input";
+
+/// What the end of one direction means for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halves {
+    /// The end of both.
+    Together,
+    /// The stream's end is told, and the peer is listened to until it ends.
+    Tell,
+    /// The peer's end is passed on to the stream; the stream's is the end of both.
+    Hear,
+}
+
 /// How a relay ended.
 #[derive(Debug)]
 pub enum RelayEnd {
@@ -47,6 +64,33 @@ where
     relay_with(websocket, stream, stop, std::future::ready(Close::normal())).await
 }
 
+/// As [`relay`], towards a server that sent [`HALF_CLOSE_HEADER`]: when the stream has no more to say, the peer's answer is
+/// still carried to its end.
+pub async fn relay_half_closing<W, S>(
+    websocket: WebSocketStream<W>,
+    stream: S,
+    stop: &CancellationToken,
+) -> RelayEnd
+where
+    W: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
+{
+    carry(websocket, stream, stop, std::future::ready(Close::normal()), Halves::Tell).await
+}
+
+/// As [`relay`], for a server that sends [`HALF_CLOSE_HEADER`]: a peer that has no more to say is the stream's end of file.
+pub async fn relay_half_closed<W, S>(
+    websocket: WebSocketStream<W>,
+    stream: S,
+    stop: &CancellationToken,
+) -> RelayEnd
+where
+    W: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
+{
+    carry(websocket, stream, stop, std::future::ready(Close::normal()), Halves::Hear).await
+}
+
 /// As [`relay`]; `farewell` finds out what the peer is told when the byte stream comes to its end.
 pub async fn relay_with<W, S>(
     websocket: WebSocketStream<W>,
@@ -58,11 +102,25 @@ where
     W: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite,
 {
+    carry(websocket, stream, stop, farewell, Halves::Together).await
+}
+
+async fn carry<W, S>(
+    websocket: WebSocketStream<W>,
+    stream: S,
+    stop: &CancellationToken,
+    farewell: impl Future<Output = Close>,
+    halves: Halves,
+) -> RelayEnd
+where
+    W: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
+{
     let (mut sink, mut source) = websocket.split();
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (end, goodbye) = {
-        let mut to_peer = pin!(to_peer(&mut reader, &mut sink, farewell));
-        let mut from_peer = pin!(from_peer(&mut source, &mut writer));
+        let mut to_peer = pin!(to_peer(&mut reader, &mut sink, farewell, halves));
+        let mut from_peer = pin!(from_peer(&mut source, &mut writer, halves));
         tokio::select! {
             end = &mut to_peer => {
                 // What the peer sent before it saw our close frame still goes to the stream.
@@ -97,16 +155,26 @@ where
 }
 
 /// Sends what the stream says, pings in between, and at its end a close frame.
-async fn to_peer<R, W>(reader: &mut R, sink: &mut W, farewell: impl Future<Output = Close>) -> RelayEnd
+async fn to_peer<R, W>(
+    reader: &mut R,
+    sink: &mut W,
+    farewell: impl Future<Output = Close>,
+    halves: Halves,
+) -> RelayEnd
 where
     R: AsyncRead + Unpin,
     W: Sink<Message, Error = Error> + Unpin,
 {
     let mut buffer = vec![0; CHUNK];
     let mut pings = pings();
+    let mut told = false;
     loop {
         let message = tokio::select! {
-            read = reader.read(&mut buffer) => match read {
+            read = reader.read(&mut buffer), if !told => match read {
+                Ok(0) if halves == Halves::Tell => {
+                    told = true;
+                    Message::text(END_OF_INPUT)
+                }
                 Ok(0) => {
                     send_close(sink, farewell.await).await;
                     return RelayEnd::StreamEnded;
@@ -126,7 +194,7 @@ where
 }
 
 /// Gives the stream what the peer sends.
-async fn from_peer<R, W>(source: &mut R, writer: &mut W) -> FromPeer
+async fn from_peer<R, W>(source: &mut R, writer: &mut W, halves: Halves) -> FromPeer
 where
     R: Stream<Item = Result<Message, Error>> + Unpin,
     W: AsyncWrite + Unpin,
@@ -135,6 +203,12 @@ where
         let data = match source.next().await {
             Some(Ok(Message::Binary(data))) => data,
             Some(Ok(Message::Close(frame))) => return FromPeer::Closed(Close::from_frame(frame)),
+            Some(Ok(Message::Text(text))) if halves == Halves::Hear && text.as_str() == END_OF_INPUT => {
+                match writer.shutdown().await {
+                    Ok(()) => continue,
+                    Err(error) => return FromPeer::StreamFailed(error),
+                }
+            }
             Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
             Some(Err(error)) => return FromPeer::Lost(error),
             None => return FromPeer::Lost(Error::ConnectionClosed),

@@ -10,7 +10,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use super::{Close, Leg, LegEnd, RelayEnd, WebsocketsEnd, pump, relay, relay_websockets};
+use super::{
+    Close, Leg, LegEnd, RelayEnd, WebsocketsEnd, pump, relay, relay_half_closed, relay_half_closing,
+    relay_websockets,
+};
 use crate::websocket::config;
 
 type Socket = WebSocketStream<DuplexStream>;
@@ -68,6 +71,35 @@ async fn everything_arrives_once_and_the_end_is_1000() {
     assert_eq!(close, Some(Close::normal()));
     assert_eq!(&guest.await.unwrap(), b"ls\r");
     assert!(matches!(relaying.await.unwrap(), RelayEnd::StreamEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_more_to_say_still_hears_the_answer() {
+    let (client, server) = sockets(8 * 1024).await;
+    let (mut here, near) = tokio::io::duplex(4 * 1024);
+    let (far, mut guest) = tokio::io::duplex(4 * 1024);
+    let stop = CancellationToken::new();
+    let ending = stop.clone();
+    let closing = tokio::spawn(async move { relay_half_closing(client, near, &ending).await });
+    let closed = tokio::spawn(async move { relay_half_closed(server, far, &stop).await });
+    // It answers when it has heard the end, long after; then it hangs up.
+    let answering = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        guest.read_to_end(&mut heard).await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+        heard.reverse();
+        guest.write_all(&heard).await.unwrap();
+    });
+    let sent = pattern(300_000);
+    here.write_all(&sent).await.unwrap();
+    here.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    here.read_to_end(&mut answer).await.unwrap();
+    answer.reverse();
+    assert!(answer == sent, "{} of {} bytes", answer.len(), sent.len());
+    answering.await.unwrap();
+    assert!(matches!(closed.await.unwrap(), RelayEnd::StreamEnded));
+    assert!(matches!(closing.await.unwrap(), RelayEnd::PeerClosed(close) if close == Close::normal()));
 }
 
 #[tokio::test(start_paused = true)]

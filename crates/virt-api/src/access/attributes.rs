@@ -63,7 +63,7 @@ impl Attributes {
             namespace: (*namespace).to_owned(),
             resource: (*resource).to_owned(),
             name: (*name).to_owned(),
-            subresource: rest.join("/"),
+            subresource: subresource(rest),
         })
     }
 
@@ -95,6 +95,16 @@ impl Attributes {
 fn is_name(part: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     !part.is_empty() && part.bytes().all(plain)
+}
+
+/// What is below it says which port, and isn't a right of its own.
+const PORT_FORWARD: &str = "portforward";
+
+fn subresource(parts: &[&str]) -> String {
+    match parts {
+        [PORT_FORWARD, ..] => PORT_FORWARD.to_owned(),
+        parts => parts.join("/"),
+    }
 }
 
 fn verb(method: &Method) -> Result<&'static str, Refusal> {
@@ -165,6 +175,13 @@ mod tests {
                 "/virtualmachineinstances/a/vnc/screenshot",
                 Some("get virtualmachineinstances a vnc/screenshot"),
             ),
+            (
+                Method::GET,
+                "/virtualmachineinstances/a/portforward/22/tcp",
+                Some("get virtualmachineinstances a portforward"),
+            ),
+            (Method::GET, "/virtualmachines/a/portforward/80", Some("get virtualmachines a portforward")),
+            (Method::PUT, "/virtualmachines/a/migrate", Some("update virtualmachines a migrate")),
             (Method::OPTIONS, "/virtualmachines/a/start", None),
             (Method::GET, "/virtualmachines/a", None),
             (Method::GET, "/virtualmachines//start", None),

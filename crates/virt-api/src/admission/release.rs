@@ -43,7 +43,7 @@ pub fn validate(
 fn vmi_spec_features() -> impl Iterator<Item = (&'static Feature, &'static str)> {
     FEATURES.iter().filter_map(|feature| match feature.what {
         What::VmiSpecField(path) => Some((feature, path)),
-        What::Kind(_) | What::Subresource(..) | What::Rbac(_) => None,
+        What::Kind(_) | What::Subresource(..) | What::Rbac(_) | What::RunStrategy(_) => None,
     })
 }
 

@@ -55,7 +55,7 @@ fn works() -> Value {
 #[test]
 fn a_vm_says_once_when_it_runs() {
     let both = "422 spec.running: Forbidden: running and runstrategy are mutually exclusive";
-    let neither = "422 spec.runStrategy: Required value: one of running or runStrategy: allowed are Always, Halted, Manual, RerunOnFailure";
+    let neither = "422 spec.runStrategy: Required value: one of running or runStrategy: allowed are Always, Halted, Manual, RerunOnFailure, Once";
     for (run, expected) in [
         (json!({"running": true}), "admitted"),
         (json!({"runStrategy": "Manual"}), "admitted"),
@@ -67,15 +67,42 @@ fn a_vm_says_once_when_it_runs() {
 }
 
 #[test]
+fn once_is_for_clusters_whose_controllers_know_it() {
+    let once = || vm(json!({"runStrategy": "Once"}), works());
+    let manual = || vm(json!({"runStrategy": "Manual"}), works());
+    let (old, new) = (Release::V0_17_0, Release::V0_18_0);
+    let unknown =
+        "422 spec.runStrategy: Forbidden: runStrategy Once is unknown in v0.17.0 (it exists since v0.18.0)";
+    let closed = "422 spec.runStrategy: Forbidden: runStrategy Once is new in v0.18.0 and the version gate is \
+                  closed: waiting for virt-handler on node a (v0.17.0)";
+    for (before, own, reported, expected) in [
+        (Value::Null, &new, &new, "admitted"),
+        (manual(), &new, &new, "admitted"),
+        (Value::Null, &new, &old, closed),
+        (manual(), &new, &old, closed),
+        (once(), &new, &old, "admitted"),
+        (Value::Null, &old, &old, unknown),
+    ] {
+        let verdict =
+            ask_as(Hook::VmValidate, PLAIN_USER, (once(), before.clone()), own.clone(), reported.clone());
+        assert_eq!(refused(verdict), expected, "{own} {reported} {before}");
+    }
+    let receiver = vm(json!({"runStrategy": "WaitAsReceiver"}), works());
+    let message = refused(ask_as(Hook::VmValidate, PLAIN_USER, (receiver, Value::Null), new.clone(), new));
+    assert!(message.starts_with("400 unknown variant `WaitAsReceiver`"), "{message}");
+}
+
+#[test]
 fn a_refused_volume_is_named_with_its_path_in_the_vm() {
     let mut object = vm(json!({"running": true}), works());
     object["spec"]["template"]["spec"]["domain"]["devices"] =
         json!({"disks": [{"name": "a"}, {"name": "b"}]});
-    object["spec"]["template"]["spec"]["volumes"] = json!([{"name": "a", "emptyDisk": {"capacity": "1Gi"}}, {"name": "b", "containerDisk": {"image": "x"}}]);
+    object["spec"]["template"]["spec"]["volumes"] =
+        json!([{"name": "a", "emptyDisk": {"capacity": "1Gi"}}, {"name": "b", "hostDisk": {"path": "/x"}}]);
     let verdict = ask(Hook::VmValidate, PLAIN_USER, object, Value::Null);
     assert_eq!(
         refused(verdict),
-        "422 spec.template.spec.volumes[1].containerDisk: Forbidden: volume source not supported by v0.17.0: allowed are emptyDisk"
+        "422 spec.template.spec.volumes[1].hostDisk: Forbidden: volume source not supported by v0.17.0: allowed are emptyDisk, containerDisk, cloudInitNoCloud"
     );
 }
 

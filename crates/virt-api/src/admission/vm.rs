@@ -1,7 +1,9 @@
 //! Which virtual machines and replica sets are admitted.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kubevirt_types::vm::{VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
+use kubevirt_types::feature::{self, What};
+use kubevirt_types::gate;
+use kubevirt_types::vm::{RunStrategy, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
 use kubevirt_types::{Kind, VirtualMachine, VirtualMachineInstanceReplicaSet};
 use serde_json::Value;
 
@@ -16,6 +18,7 @@ pub fn validate(question: &Question<'_, VirtualMachine>, context: &Context<'_>, 
     }
     release::validate(Kind::VirtualMachine, (raw, old_raw), context.own, context.floor, findings);
     validate_run_strategy(&object.spec, raw, findings);
+    validate_new_strategy(&object.spec, old.as_ref().map(|old| &old.spec), context, findings);
     let old = old.as_ref().map(|old| &old.spec.template);
     validate_template(&object.spec.template, old, context, findings);
 }
@@ -47,13 +50,34 @@ fn validate_run_strategy(vm: &VirtualMachineSpec, raw: &Value, findings: &mut Fi
             findings.forbidden(&at.field("running"), "running and runstrategy are mutually exclusive");
         }
         (None, None) => {
-            let why = "one of running or runStrategy: allowed are Always, Halted, Manual, RerunOnFailure";
+            let why =
+                "one of running or runStrategy: allowed are Always, Halted, Manual, RerunOnFailure, Once";
             findings.required(&at.field("runStrategy"), why);
         }
         (Some(_), None) | (None, Some(_)) => {}
     }
     if !raw.pointer("/spec/template").is_some_and(Value::is_object) {
         findings.required(&at.field("template"), "what the instance is made from");
+    }
+}
+
+/// A strategy that a controller doesn't know yet would be carried out by none.
+fn validate_new_strategy(
+    vm: &VirtualMachineSpec,
+    old: Option<&VirtualMachineSpec>,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) {
+    let Some(strategy) = vm.run_strategy else { return };
+    if old.is_some_and(|old| old.run_strategy == Some(strategy)) {
+        return;
+    }
+    let feature = match strategy {
+        RunStrategy::Once => feature::find(What::RunStrategy("Once")),
+        RunStrategy::Always | RunStrategy::Halted | RunStrategy::Manual | RunStrategy::RerunOnFailure => None,
+    };
+    if let Some(Err(closed)) = feature.map(|feature| gate::check(feature, context.own, context.floor)) {
+        findings.forbidden(&Path::root("spec").field("runStrategy"), closed.to_string());
     }
 }
 

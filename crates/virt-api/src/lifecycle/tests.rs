@@ -50,6 +50,9 @@ fn manual() -> Value {
 fn rerun() -> Value {
     json!({"runStrategy": "RerunOnFailure"})
 }
+fn once() -> Value {
+    json!({"runStrategy": "Once"})
+}
 
 const START: &str = r#"{"action":"Start"}"#;
 const START_PAUSED: &str = r#"{"action":"Start","data":{"paused":"true"}}"#;
@@ -79,6 +82,9 @@ fn start() {
         (always(), Some(&running), conflicts("VM is already running")),
         (always(), None, conflicts("Always does not support manual start requests")),
         (json!({"running": true}), None, conflicts("Always does not support manual start requests")),
+        (once(), None, conflicts("Once does not support manual start requests")),
+        (once(), Some(&ended), conflicts("Once does not support manual start requests")),
+        (once(), Some(&running), conflicts("VM is already running")),
         (manual(), None, requested(&[START])),
         (manual(), Some(&failed), requested(&[STOP, START])),
         (manual(), Some(&ended), requested(&[STOP, START])),
@@ -125,6 +131,8 @@ fn stop() {
         (always(), None, json!({}), off.clone()),
         (always(), Some(&running), json!({"gracePeriod": 0}), [vec![shorter(0)], off].concat()),
         (json!({"running": true}), Some(&running), json!({}), set("running", "true", "false")),
+        (once(), Some(&running), json!({}), set("runStrategy", r#""Once""#, r#""Halted""#)),
+        (once(), None, json!({}), set("runStrategy", r#""Once""#, r#""Halted""#)),
         (halted(), None, json!({}), conflicts("VM is not running")),
         (halted(), Some(&ended), json!({}), conflicts("VM is not running")),
         (halted(), Some(&running), json!({}), only_shorter.clone()),
@@ -151,6 +159,12 @@ fn restart() {
         (manual(), Some(&running), json!({}), requested(&[STOP, START])),
         (always(), None, json!({}), conflicts("VM is not running: Halted")),
         (halted(), Some(&running), json!({}), unsupported),
+        (
+            once(),
+            Some(&running),
+            json!({}),
+            conflicts("RunStategy Once does not support manual restart requests"),
+        ),
         (always(), Some(&running), json!({"gracePeriodSeconds": 5}), only_zero),
         (always(), Some(&running), json!({"gracePeriodSeconds": -1}), below),
     ];
@@ -189,6 +203,26 @@ fn a_vm_without_status_gets_one() {
             r#"VmStatus [{"op":"test","path":"/status","value":null},{"op":"add","path":"/status","value":{"stateChangeRequests":[{"action":"Start"}]}}]"#
         ]
     );
+}
+
+#[test]
+fn only_what_runs_can_move() {
+    for (phase, expected) in [
+        ("Running", None),
+        ("Scheduled", Some("VM is not running")),
+        ("Succeeded", Some("VM is not running")),
+        ("", Some("VM is not running")),
+    ] {
+        let refusal = movable(&vmi(phase)).err();
+        let said = refusal.map(|refusal| {
+            assert_eq!(refusal.code.as_u16(), 409);
+            refusal.message
+        });
+        assert_eq!(said.is_some(), expected.is_some(), "{phase}");
+        assert!(said.is_none_or(|said| said.ends_with(expected.unwrap())), "{phase}");
+    }
+    let options = Options::parse(br#"{"addedNodeSelector": {"zone": "b"}}"#).unwrap();
+    assert_eq!(options.added_node_selector()["zone"], "b");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod admit;
 mod authorize;
 mod documents;
+mod migrate;
+mod portforward;
 mod screen;
 mod streams;
 mod vm;
@@ -21,6 +23,7 @@ use crate::admission::Hook;
 use crate::admission::eviction::EVICTION_PATH;
 use crate::app::App;
 use crate::discovery::{GROUP, VERSIONS};
+use crate::portforward::Target;
 use crate::refusal::Refusal;
 use crate::{instance, lifecycle, metrics};
 
@@ -90,6 +93,17 @@ fn subresources(mut router: Router<Arc<App>>, base: &str, app: &Arc<App>) -> Rou
         router = router.route(&at(vmis, stream.name()), get(handler));
     }
     router = router.route(&at(vmis, "vnc/screenshot"), get(screen::screenshot));
+    router = router.route(&at(vms, "migrate"), put(migrate::migrate));
+    for target in Target::ALL {
+        if feature::exists(What::Subresource(target.resource(), "portforward"), &app.own) {
+            let handler =
+                async move |app: Shared, wanted: axum::extract::Path<portforward::Wanted>, request| {
+                    portforward::open(app, target, wanted.0, request).await
+                };
+            let path = at(target.resource(), "portforward/{port}");
+            router = router.route(&path, get(handler)).route(&format!("{path}/{{protocol}}"), get(handler));
+        }
+    }
     for action in instance::Action::ALL {
         if feature::exists(What::Subresource(vmis, action.name()), &app.own) {
             let handler = async move |app: Shared, name: Name, body| vmi::act(app, name, action, body).await;

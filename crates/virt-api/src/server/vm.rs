@@ -58,7 +58,7 @@ async fn take(app: &App, name: (&str, &str), steps: &[Step], dry_run: bool) -> R
 }
 
 /// The API server's refusal in its own words; whatever else is ours.
-fn refusal(error: &ClusterError) -> Refusal {
+pub(super) fn refusal(error: &ClusterError) -> Refusal {
     let code = error.refusal().and_then(|status| StatusCode::from_u16(status.code).ok());
     match (code, error.refusal()) {
         (Some(code), Some(status)) if code.is_client_error() => Refusal::new(code, &status.message),

@@ -4,4 +4,5 @@
 
 mod console;
 mod screen;
+mod tunnel;
 mod world;

@@ -32,6 +32,12 @@ pub fn target_pod(
     let annotations = pod.metadata.annotations.get_or_insert_with(BTreeMap::new);
     annotations.insert(labels::MIGRATION_NAME.to_owned(), migration.name().to_owned());
     let spec = pod.spec.get_or_insert_default();
+    if !migration.spec.added_node_selector.is_empty() {
+        // What the instance itself asks for counts where both name a label.
+        let own = spec.node_selector.take().unwrap_or_default();
+        spec.node_selector =
+            Some(migration.spec.added_node_selector.clone().into_iter().chain(own).collect());
+    }
     keep_off_other_launchers(spec.affinity.get_or_insert_with(Affinity::default), vmi);
     Ok(pod)
 }

@@ -20,7 +20,7 @@ fn backoff(count: i32) -> Duration {
 }
 
 /// Counts an instance that failed before its guest ran, once; forgets all when one ran, or
-/// when nobody starts instances but people.
+/// when nobody starts instances again but people.
 pub(super) fn observe(
     status: &mut VirtualMachineStatus,
     strategy: RunStrategy,
@@ -28,7 +28,7 @@ pub(super) fn observe(
     now: Timestamp,
 ) {
     match strategy {
-        RunStrategy::Halted | RunStrategy::Manual => {
+        RunStrategy::Halted | RunStrategy::Manual | RunStrategy::Once => {
             status.start_failure = None;
             return;
         }

@@ -135,6 +135,7 @@ fn without_instance(vm: &VirtualMachine, status: &VirtualMachineStatus) -> Print
     let starts_by_itself = match vm.spec.effective_run_strategy() {
         RunStrategy::Always => true,
         RunStrategy::RerunOnFailure => requests::wants_start(&status.state_change_requests),
+        RunStrategy::Once => status.run_strategy != Some(RunStrategy::Once),
         RunStrategy::Halted | RunStrategy::Manual => false,
     };
     if starts_by_itself && status.start_failure.is_some() {

@@ -50,6 +50,12 @@ pub(super) fn want(
             Want::Start
         }
         (RunStrategy::RerunOnFailure, None) => Want::Nothing,
+        // Started once when the strategy is new. What has ended stays to be looked at.
+        (RunStrategy::Once, None) if start_asked || status.run_strategy != Some(RunStrategy::Once) => {
+            Want::Start
+        }
+        (RunStrategy::Once, Some(_)) if stop_asked => Want::Stop,
+        (RunStrategy::Once, None | Some(_)) => Want::Nothing,
         (RunStrategy::RerunOnFailure, Some(vmi)) => {
             let failed_by_itself = phase == VmiPhase::Failed && !vmi.is_deleting();
             if failed_by_itself && status.state_change_requests.is_empty() {
@@ -64,15 +70,20 @@ pub(super) fn want(
     }
 }
 
-/// Notes the strategy in force. RerunOnFailure counts only once its instance has been seen, so
-/// that a leader that dies between creating it and noting that doesn't lose the start.
+/// Notes the strategy in force. RerunOnFailure and Once count only when their instance has been seen, so
+/// that a leader that dies between creating it and noting that doesn't lose the start. None is started
+/// twice either: an instance has our finalizer, so it doesn't go unseen.
 pub(super) fn observe(
     status: &mut VirtualMachineStatus,
     vm: &VirtualMachine,
     vmi: Option<&VirtualMachineInstance>,
 ) {
     let strategy = vm.spec.effective_run_strategy();
-    if strategy != RunStrategy::RerunOnFailure || vmi.is_some() {
+    let starts_when_new = match strategy {
+        RunStrategy::RerunOnFailure | RunStrategy::Once => true,
+        RunStrategy::Always | RunStrategy::Halted | RunStrategy::Manual => false,
+    };
+    if !starts_when_new || vmi.is_some() {
         status.run_strategy = Some(strategy);
     }
 }

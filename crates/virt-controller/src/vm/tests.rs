@@ -162,6 +162,15 @@ fn every_strategy_and_every_instance() {
         ("RerunOnFailure", "Succeeded", "", "delete vmi-uid"),
         ("RerunOnFailure", "Running", "stop", "delete vmi-uid"),
         ("RerunOnFailure", "none", "start", "create"),
+        ("Once", "none", "", "create"),
+        ("Once", "Running", "", ""),
+        ("Once", "Succeeded", "", ""),
+        ("Once", "Failed ran", "", ""),
+        ("Once", "Failed", "", ""),
+        ("Once", "Running deleting", "", ""),
+        ("Once", "Failed ran deleting", "", "release"),
+        ("Once", "Running", "stop", "delete vmi-uid"),
+        ("Once", "Running foreign", "", ""),
     ];
     for (strategy, instance, asked, expected) in table {
         let vm = vm(json!({"runStrategy": strategy}), json!({"stateChangeRequests": requests(asked)}));
@@ -195,6 +204,33 @@ fn rerun_on_failure_starts_once_and_again_only_after_a_failure() {
     let after = status(&deleted, &decide(&deleted, at(NOW)));
     assert_eq!(after.get("stateChangeRequests"), None);
     assert_eq!(over(after), "");
+}
+
+#[test]
+fn once_is_once_whoever_dies_when() {
+    let once = |status: Value| vm(json!({"runStrategy": "Once"}), status);
+    // Before its instance is there nothing is noted: a leader that dies has lost nothing.
+    let new = inputs(once(json!({"runStrategy": "Halted"})), "none");
+    let decision = decide(&new, at(NOW));
+    assert_eq!(told(&decision), "create");
+    let after = status(&new, &decision);
+    assert_eq!((&after["runStrategy"], &after["printableStatus"]), (&json!("Halted"), &json!("Starting")));
+    // Whoever sees the instance notes it, also when that has ended already, before it is let go.
+    for instance in ["Scheduling", "Running", "Failed", "Succeeded deleting"] {
+        let seen = inputs(once(json!({})), instance);
+        let decision = decide(&seen, at(NOW));
+        let after = status(&seen, &decision);
+        assert_eq!(after["runStrategy"], "Once", "{instance}");
+        let written = decision.actions.iter().position(|action| matches!(action, Action::PatchStatus(_)));
+        let released = decision.actions.iter().position(|action| matches!(action, Action::PatchVmi { .. }));
+        assert!(released.is_none_or(|released| written.unwrap() < released), "{decision:?}");
+        let gone = inputs(once(after), "none");
+        let decision = decide(&gone, at(NOW));
+        assert_eq!(told(&decision), "", "{instance}");
+        assert_eq!(status(&gone, &decision)["printableStatus"], "Stopped", "{instance}");
+    }
+    // Halted in between, it is new again.
+    assert_eq!(told(&decide(&inputs(once(json!({"runStrategy": "Halted"})), "none"), at(NOW))), "create");
 }
 
 #[test]
@@ -303,6 +339,10 @@ fn the_word_for_people() {
         ("Halted", "Succeeded deleting", "", "Stopped"),
         ("Always", "Failed", "", "CrashLoopBackOff"),
         ("RerunOnFailure", "Succeeded", "", "Stopped"),
+        ("Once", "none", "", "Starting"),
+        ("Once", "Running ready", "", "Running"),
+        ("Once", "Succeeded", "", "Stopped"),
+        ("Once", "Failed", "", "Stopped"),
         ("Always", "Running foreign", "", "Starting"),
     ];
     for (strategy, instance, asked, expected) in table {

@@ -54,7 +54,10 @@ fn migration(inputs: &Inputs, node: String) -> VirtualMachineInstanceMigration {
             }]),
             ..ObjectMeta::default()
         },
-        spec: VirtualMachineInstanceMigrationSpec { vmi_name: vmi.name().to_owned() },
+        spec: VirtualMachineInstanceMigrationSpec {
+            vmi_name: vmi.name().to_owned(),
+            ..VirtualMachineInstanceMigrationSpec::default()
+        },
         status: None,
     }
 }

@@ -9,6 +9,7 @@
 mod deletion;
 mod evacuation;
 mod moves;
+pub mod node;
 pub mod pods;
 mod status;
 
@@ -17,13 +18,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Resource;
 use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, VmiPhase, labels};
 use serde_json::json;
 
-use crate::decision::{Action, Decision};
+use crate::decision::{Action, Decision, News};
 use crate::launcher::{self, LauncherConfig};
 use crate::{merge, owner};
+use node::{Health, NodeSeen};
 use pods::Launcher;
 pub use status::on_failure;
 
@@ -52,6 +55,8 @@ pub struct Inputs {
     pub owner: Owner,
     /// Its migrations, those that are over too.
     pub migrations: Vec<Arc<VirtualMachineInstanceMigration>>,
+    /// The node that has its guest.
+    pub node: NodeSeen,
     /// How launcher pods are made.
     pub launcher: LauncherConfig,
 }
@@ -71,7 +76,9 @@ pub fn decide(inputs: &Inputs, now: Timestamp) -> Decision {
         }
         VmiPhase::Scheduled | VmiPhase::Running | VmiPhase::Unknown => {
             after_handover(inputs, &pods, &mut status, &mut decision, now);
+            let news = silence(inputs, &mut status, &mut decision, now);
             write_status(vmi, &status, &mut decision);
+            decision.actions.extend(news);
             if !status.phase.is_final() {
                 moves::clean_up(inputs, &pods, &mut decision, now);
                 evacuation::decide(inputs, &mut decision);
@@ -156,9 +163,20 @@ fn after_handover(
     status::observe_pods(status, vmi, pods);
     moves::observe(inputs, pods, status, decision, now);
     match pods::current(vmi, pods) {
+        // Nobody removes a pod that may run but its node's kubelet, who ended it; the garbage collector, whose node
+        // is gone or out of service; and a user who forces it, and says with that that it doesn't run.
         Launcher::Missing => {
             decision.confirm = true;
-            status::end(status, VmiPhase::Failed, "LauncherPodGone", "the launcher pod is gone", now);
+            match inputs.node.took_its_pods(now) {
+                Some(why) => {
+                    let message = format!("the launcher pod is gone: {why}");
+                    status::end(status, VmiPhase::Failed, status::NODE_UNRESPONSIVE, &message, now);
+                }
+                None => {
+                    let message = "the launcher pod is gone";
+                    status::end(status, VmiPhase::Failed, "LauncherPodGone", message, now);
+                }
+            }
         }
         Launcher::Finished { pod, success, at } => {
             let due = at.map_or(now, |at| at + REPORT_GRACE);
@@ -174,6 +192,31 @@ fn after_handover(
         }
         Launcher::Preparing(_) | Launcher::Ready(..) => {}
     }
+}
+
+/// Says of an instance that hasn't ended that nobody hears of its guest. The one who is heard again takes it back.
+fn silence(
+    inputs: &Inputs,
+    status: &mut VirtualMachineInstanceStatus,
+    decision: &mut Decision,
+    now: Timestamp,
+) -> Option<Action> {
+    let why = match inputs.node.health(now) {
+        Health::Unheard(why) if !status.phase.is_final() => why,
+        Health::Heard { again: Some(due) } if !status.phase.is_final() => {
+            decision.look_again_at(due, now);
+            return None;
+        }
+        Health::Unheard(_) | Health::Heard { .. } => return None,
+    };
+    if !status::unheard(status, &why, now) {
+        return None;
+    }
+    // A node that a cache doesn't show yet would look the same.
+    decision.confirm = true;
+    let note = format!("{why}: whether the guest runs is not known, and no other is started");
+    let about = inputs.vmi.object_ref(&());
+    Some(Action::Tell(Box::new(News { about, warning: true, reason: status::NODE_UNRESPONSIVE, note })))
 }
 
 fn write_status(
@@ -198,5 +241,7 @@ fn delete_pods<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<Action> {
 
 #[cfg(test)]
 mod moves_tests;
+#[cfg(test)]
+mod node_tests;
 #[cfg(test)]
 mod tests;

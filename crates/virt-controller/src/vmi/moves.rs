@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kubevirt_types::migration::MigrationState;
+use kubevirt_types::migration::{MigrationPhase, MigrationState};
 use kubevirt_types::vmi::VirtualMachineInstanceStatus;
 use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, labels};
 use serde_json::{Map, Value, json};
@@ -16,6 +16,8 @@ use crate::decision::{Action, Decision};
 
 /// For the source's virt-handler, which watches by label `nodeName`, to say how long the guest stood.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the virt-handlers may take until the target listens: a handler that is replaced is away for less.
+const PREPARED: Duration = Duration::from_secs(5 * 60);
 /// How long after its end a migration's source and its label may stay.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,22 @@ pub(super) fn observe(
         state.abort_requested = true;
     }
     let target = pods::look_for(pods, &state.target_pod);
+    if let Some(due) = deadline(inputs, state) {
+        if now < due {
+            decision.look_again_at(due, now);
+        } else {
+            decision.confirm = true;
+            state.failed = true;
+            state.failure_reason = Some(format!(
+                "the virt-handlers of {} and {} didn't prepare it in {} min",
+                state.source_node,
+                state.target_node,
+                PREPARED.as_secs() / 60
+            ));
+            state.end_timestamp = Some(now);
+            return;
+        }
+    }
     let ended = match target {
         Launcher::Missing => Some((now, "the target pod is gone".to_owned())),
         Launcher::Finished { pod, at, .. } => {
@@ -67,6 +85,21 @@ pub(super) fn observe(
     state.failed = true;
     state.failure_reason = Some(why.trim_end_matches([' ', ':']).to_owned());
     state.end_timestamp = Some(now);
+}
+
+/// Until when a target has to listen, as long as none does.
+///
+/// Without a target's address no source was told to begin, and none can be: the address is written on the
+/// resourceVersion that was read, as `failed` is, so only one of them is. With an address the source's launcher
+/// may have begun, and only the launchers know how that ends.
+fn deadline(inputs: &Inputs, state: &MigrationState) -> Option<Timestamp> {
+    if state.start_timestamp.is_some() || state.target_node_address.is_some() {
+        return None;
+    }
+    let mine = inputs.migrations.iter().find(|migration| migration.uid() == state.migration_uid)?;
+    let reached = &mine.status.as_ref()?.phase_transition_timestamps;
+    let begun = reached.iter().rev().find(|t| t.phase == MigrationPhase::PreparingTarget)?;
+    Some(begun.phase_transition_timestamp + PREPARED)
 }
 
 /// Whether nobody wants this migration any more: the instance goes, or the migration does.

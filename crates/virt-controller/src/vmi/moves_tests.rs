@@ -11,7 +11,7 @@ use super::{Inputs, decide};
 use crate::decision::Action;
 
 /// `source` or `target`, in a state that the fixture of pods knows, or `migrated`, `shutdown`.
-fn launcher(described: &str) -> Pod {
+pub(super) fn launcher(described: &str) -> Pod {
     let (name, state) = described.split_once(' ').unwrap();
     let (state, reason) = match state {
         "migrated" => ("succeeded", Some("Migrated")),
@@ -37,7 +37,7 @@ fn launcher(described: &str) -> Pod {
 }
 
 /// The instance with a migration's state, in words.
-fn moving(phase: &str, described: &str, metadata: Value) -> Inputs {
+pub(super) fn moving(phase: &str, described: &str, metadata: Value) -> Inputs {
     let mut object = serde_json::to_value(vmi(phase, metadata)).unwrap();
     let mut state = json!({
         "migrationUid": "m1", "sourceNode": "n1", "sourcePod": "source", "targetNode": "n2",
@@ -316,4 +316,46 @@ fn a_drain_that_the_guest_has_left_behind_is_forgotten() {
     let Some(Action::PatchStatus(patch)) = decision.actions.first() else { panic!("{decision:?}") };
     assert_eq!(patch["status"]["evacuationNodeName"], Value::Null);
     assert!(patch["status"].as_object().unwrap().contains_key("evacuationNodeName"));
+}
+
+#[test]
+fn a_target_that_nobody_prepares_is_given_up_while_nobody_can_have_begun() {
+    let since = |seconds: i64, fields: Value| {
+        let mut inputs = moving("Running", "begun", json!({}));
+        inputs.pods = ["source ready", "target ready"].map(|pod| Arc::new(launcher(pod))).into();
+        let mut migration = serde_json::to_value(&*inputs.migrations[0]).unwrap();
+        migration["status"]["phaseTransitionTimestamps"] = json!([
+            {"phase": "Scheduled", "phaseTransitionTimestamp": at(NOW - 9000).to_string()},
+            {"phase": "PreparingTarget", "phaseTransitionTimestamp": at(NOW - seconds).to_string()},
+        ]);
+        inputs.migrations = vec![Arc::new(serde_json::from_value(migration).unwrap())];
+        let mut object = serde_json::to_value(&*inputs.vmi).unwrap();
+        json_patch::merge(&mut object["status"]["migrationState"], &fields);
+        inputs.vmi = Arc::new(serde_json::from_value(object).unwrap());
+        let decision = decide(&inputs, at(NOW));
+        let state = decision.actions.iter().find_map(|action| match action {
+            Action::PatchStatus(patch) => patch.pointer("/status/migrationState").cloned(),
+            _ => None,
+        });
+        let failed = state.is_some_and(|state| state["failed"] == true);
+        assert!(!failed || decision.confirm, "a lagging cache could do this");
+        (failed, decision.requeue_after.map(|after| after.as_secs()))
+    };
+    let fingerprint = json!({"sourceCertificateSha256": "ab"});
+    let address =
+        json!({"sourceCertificateSha256": "ab", "targetNodeAddress": "10.0.0.2", "targetPort": 49152});
+    let begun = json!({"startTimestamp": at(NOW - 9000).to_string()});
+    for (seconds, fields, expected) in [
+        // The source's virt-handler is dead, or the target's.
+        (300, json!({}), (true, None)),
+        (9000, fingerprint.clone(), (true, None)),
+        (299, fingerprint, (false, Some(1))),
+        (0, json!({}), (false, Some(300))),
+        // Its launcher may have been told to begin.
+        (9000, address, (false, None)),
+        (9000, begun, (false, None)),
+        (9000, json!({"failed": true}), (false, None)),
+    ] {
+        assert_eq!(since(seconds, fields.clone()), expected, "{seconds} {fields}");
+    }
 }

@@ -15,6 +15,17 @@ const SYNCHRONIZED: &str = "Synchronized";
 const PROVISIONING: &str = "Provisioning";
 const POD_SCHEDULED: &str = "PodScheduled";
 
+/// KubeVirt's word for a node of which nothing is heard.
+pub(super) const NODE_UNRESPONSIVE: &str = "NodeUnresponsive";
+
+/// Nobody knows whether the guest runs, for this reason. Returns whether that is news.
+pub(super) fn unheard(status: &mut VirtualMachineInstanceStatus, why: &str, now: Timestamp) -> bool {
+    let before = status.conditions.iter().find(|condition| condition.type_ == READY);
+    let known = before.is_some_and(|ready| ready.reason.as_deref() == Some(NODE_UNRESPONSIVE));
+    not_ready(status, NODE_UNRESPONSIVE, why, now);
+    !known
+}
+
 /// Moves to a phase, once.
 fn enter(status: &mut VirtualMachineInstanceStatus, phase: VmiPhase, now: Timestamp) {
     if status.phase == phase {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kubevirt_types::{VirtualMachineInstance, VmiPhase, labels};
 use serde_json::{Value, json};
 
+use super::node::NodeSeen;
 use super::{Inputs, Owner, decide};
 use crate::decision::{Action, Decision};
 use crate::launcher::LauncherConfig;
@@ -114,6 +115,7 @@ pub(super) fn inputs(vmi: VirtualMachineInstance, pods: &[&str]) -> Inputs {
         pods: pods.iter().map(|state| Arc::new(pod(state))).collect(),
         owner: Owner::Alive,
         migrations: vec![],
+        node: NodeSeen::of(None, None),
         launcher: config(),
     }
 }

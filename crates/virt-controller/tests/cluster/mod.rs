@@ -6,7 +6,7 @@ pub mod api;
 use std::sync::Arc;
 
 use api::Api;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, store::Writer as StoreWriter};
 use kube::runtime::watcher::Event;
@@ -27,6 +27,7 @@ pub const VMIS: &str = "virtualmachineinstances";
 pub const SETS: &str = "virtualmachineinstancereplicasets";
 pub const MIGRATIONS: &str = "virtualmachineinstancemigrations";
 pub const PODS: &str = "pods";
+pub const NODES: &str = "nodes";
 
 /// One virt-controller with its own view, which is as old as its last [`Controller::look`].
 pub struct Controller {
@@ -37,6 +38,7 @@ pub struct Controller {
     pods: StoreWriter<Pod>,
     sets: StoreWriter<VirtualMachineInstanceReplicaSet>,
     migrations: StoreWriter<VirtualMachineInstanceMigration>,
+    nodes: StoreWriter<Node>,
 }
 
 impl Controller {
@@ -47,6 +49,7 @@ impl Controller {
         let (pods_store, pods) = reflector::store();
         let (sets_store, sets) = reflector::store();
         let (migrations_store, migrations) = reflector::store();
+        let (nodes_store, nodes) = reflector::store();
         let (installations, _) = reflector::store::<KubeVirt>();
         let cache = Cache {
             vms: vms_store,
@@ -55,6 +58,7 @@ impl Controller {
             sets: sets_store,
             migrations: migrations_store,
             installations,
+            nodes: nodes_store,
             launchers: Children::default(),
             members: Children::default(),
         };
@@ -62,14 +66,20 @@ impl Controller {
         let reporter = Reporter { controller: "virt-controller".into(), instance: Some("test".into()) };
         let writer = Writer { client: client.clone(), recorder: Recorder::new(client, reporter) };
         let context = Context { cache, writer, launcher_image: "launcher".into() };
-        let mut controller = Self { api: api.clone(), context, vms, vmis, pods, sets, migrations };
+        let mut controller = Self { api: api.clone(), context, vms, vmis, pods, sets, migrations, nodes };
         controller.look();
         controller
     }
 
     /// Brings the view up to date.
     pub fn look(&mut self) {
-        let state = self.api.lock();
+        let mut state = self.api.lock();
+        for name in ["n1", "n2", "n3"] {
+            let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+            let node = json!({"metadata": {"name": name}, "status": ready});
+            state.objects.entry((NODES.to_owned(), name.to_owned())).or_insert(node);
+        }
+        fill(&mut self.nodes, state.of(NODES));
         fill(&mut self.vms, state.of(VMS));
         fill(&mut self.vmis, state.of(VMIS));
         fill(&mut self.pods, state.of(PODS));

@@ -20,6 +20,23 @@ fn table() {
             "virtctl pause vm a",
             ClusterCommand::Pause(PauseOptions { kind: MachineKind::Vm, name: "a".into(), dry_run: false }),
         ),
+        (
+            "virtctl migrate a --addedNodeSelector zone=b,rack=c",
+            ClusterCommand::Migrate(MigrateOptions {
+                name: "a".into(),
+                added_node_selector: vec![("zone".into(), "b".into()), ("rack".into(), "c".into())],
+                dry_run: false,
+            }),
+        ),
+        (
+            "virtctl port-forward vm/a/ns 8080:80 udp/53 --address ::1",
+            ClusterCommand::PortForward(PortForwardOptions {
+                target: "vm/a/ns".parse().unwrap(),
+                ports: vec!["8080:80".parse().unwrap(), "udp/53".parse().unwrap()],
+                address: "::1".into(),
+                stdio: false,
+            }),
+        ),
         ("virtctl version -c", ClusterCommand::Version { client: true }),
         (
             "virtctl vnc screenshot a -f - -m",
@@ -81,6 +98,10 @@ fn table() {
         "virtctl vnc screenshot -f a.png",
         "virtctl vnc a screenshot -f a.png",
         "virtctl pause pod a",
+        "virtctl migrate a --addedNodeSelector zone",
+        "virtctl port-forward vmi/a",
+        "virtctl port-forward a 80",
+        "virtctl port-forward vmi/a http",
         "virtctl update watch --timeout 3",
         "virtctl update plan -o table",
         "virtctl update retry now",

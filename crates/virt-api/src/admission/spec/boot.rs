@@ -2,11 +2,8 @@
 
 use kubevirt_types::vmi::{Firmware, KernelBoot};
 
-use super::plain_word;
+use super::{image, plain_word};
 use crate::admission::field::{Findings, Path};
-
-/// Pull policies of Kubernetes.
-const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 
 /// Checks a firmware.
 pub fn validate(firmware: &Firmware, at: &Path, findings: &mut Findings) {
@@ -35,31 +32,14 @@ fn validate_kernel_boot(boot: &KernelBoot, at: &Path, findings: &mut Findings) {
         findings.required(&container_at, why);
         return;
     };
-    if container.image.trim().is_empty() {
-        findings.required(&container_at.field("image"), "the image that holds kernel and initrd");
-    }
-    if let Some(policy) = container.image_pull_policy.as_deref()
-        && !PULL_POLICIES.contains(&policy)
-    {
-        findings.unsupported(&container_at.field("imagePullPolicy"), policy, &PULL_POLICIES);
-    }
-    for (name, path) in
-        [("kernelPath", container.kernel_path.as_deref()), ("initrdPath", container.initrd_path.as_deref())]
-    {
-        if let Some(path) = path
-            && !is_absolute_file(path)
-        {
-            let why = "must be an absolute path of a file in the image, without '..'";
-            findings.invalid(&container_at.field(name), path, why);
-        }
+    let (policy, what) = (container.image_pull_policy.as_deref(), "the image that holds kernel and initrd");
+    image::validate(&container.image, policy, what, &container_at, findings);
+    for (name, path) in [("kernelPath", &container.kernel_path), ("initrdPath", &container.initrd_path)] {
+        image::validate_path(path.as_deref(), &container_at.field(name), findings);
     }
     if container.kernel_path.is_none() {
         findings.required(&container_at.field("kernelPath"), "absolute path of the kernel in the image");
     }
-}
-
-fn is_absolute_file(path: &str) -> bool {
-    path.starts_with('/') && !path.ends_with('/') && path.split('/').all(|part| part != "..")
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -4,7 +4,9 @@
 //! Pure. The structure was already checked by the API server against the CRD's schema.
 
 mod boot;
+mod cloud_init;
 mod compute;
+mod image;
 mod network;
 mod storage;
 

@@ -1,19 +1,22 @@
 //! Networks and the interfaces that name them.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use kubevirt_types::Release;
-use kubevirt_types::vmi::{Interface, Network, VirtualMachineInstanceSpec};
+use kubevirt_types::vmi::{Interface, Network, Port, Protocol, VirtualMachineInstanceSpec};
 
 use super::{dns_label, refuse_others};
 use crate::admission::field::{Findings, Path};
 
 /// Bindings that work.
-const INTERFACE_FIELDS: [&str; 4] = ["name", "masquerade", "model", "macAddress"];
+const INTERFACE_FIELDS: [&str; 5] = ["name", "masquerade", "model", "macAddress", "ports"];
 /// Networks that work.
 const NETWORKS: [&str; 1] = ["pod"];
 /// Network cards that virt-launcher's QEMU offers.
 const MODELS: [&str; 2] = ["virtio", "e1000"];
+/// The longest network mask that leaves addresses for gateway, guest and name server.
+const LONGEST_PREFIX: u8 = 29;
 
 /// Checks networks and interfaces, and that they belong together.
 pub fn validate(spec: &VirtualMachineInstanceSpec, at: &Path, own: &Release, findings: &mut Findings) {
@@ -62,6 +65,12 @@ fn validate_network(network: &Network, at: &Path, own: &Release, findings: &mut 
     if network.pod.is_none() && network.other.is_empty() {
         findings.required(at, "a kind of network: allowed are pod");
     }
+    if let Some(cidr) = network.pod.as_ref().and_then(|pod| pod.vm_network_cidr.as_ref())
+        && !is_network(cidr)
+    {
+        let why = format!("must be an IPv4 network of at most {LONGEST_PREFIX} bits, such as 10.0.2.0/24");
+        findings.invalid(&at.field("pod").field("vmNetworkCIDR"), cidr, why);
+    }
 }
 
 fn validate_interface(interface: &Interface, at: &Path, own: &Release, findings: &mut Findings) {
@@ -75,12 +84,49 @@ fn validate_interface(interface: &Interface, at: &Path, own: &Release, findings:
     {
         findings.unsupported(&at.field("model"), model, &MODELS);
     }
+    validate_ports(&interface.ports, &at.field("ports"), findings);
     if let Some(mac) = &interface.mac_address {
         let why = "must be a unicast MAC address such as 02:00:5e:10:00:01";
         if !is_unicast_mac(mac) {
             findings.invalid(&at.field("macAddress"), mac, why);
         }
     }
+}
+
+fn validate_ports(ports: &[Port], at: &Path, findings: &mut Findings) {
+    let (mut seen, mut seen_names) = (BTreeSet::new(), BTreeSet::new());
+    for (index, port) in ports.iter().enumerate() {
+        let at = at.index(index);
+        if port.port == 0 {
+            findings.invalid(&at.field("port"), 0, "must be between 1 and 65535");
+        }
+        if !seen.insert((port.protocol.unwrap_or_default(), port.port)) {
+            findings.duplicate(&at.field("port"), &described(port));
+        }
+        if let Some(name) = &port.name {
+            dns_label(name, &at.field("name"), findings);
+            if !seen_names.insert(name) {
+                findings.duplicate(&at.field("name"), name);
+            }
+        }
+    }
+}
+
+fn described(port: &Port) -> String {
+    let protocol = match port.protocol.unwrap_or_default() {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    };
+    format!("{protocol} {}", port.port)
+}
+
+/// A network's address and mask, with no bit beyond the mask, of which guests may have addresses.
+fn is_network(text: &str) -> bool {
+    let Some((address, prefix)) = text.split_once('/') else { return false };
+    let (Ok(address), Ok(prefix)) = (address.parse::<Ipv4Addr>(), prefix.parse::<u8>()) else { return false };
+    let inside = |prefix| u32::MAX.checked_shr(u32::from(prefix)).unwrap_or_default();
+    let usable = !address.is_loopback() && !address.is_multicast() && !address.is_unspecified();
+    (1..=LONGEST_PREFIX).contains(&prefix) && usable && u32::from(address) & inside(prefix) == 0
 }
 
 fn is_unicast_mac(text: &str) -> bool {

@@ -146,11 +146,32 @@ fn what_does_not_is_named_with_what_is_allowed() {
         ),
         (
             "/volumes/-",
-            json!({"name": "root", "containerDisk": {"image": "x"}}),
+            json!({"name": "root", "persistentVolumeClaim": {"claimName": "x"}}),
             vec![
-                "spec.volumes[1].containerDisk: Forbidden: volume source not supported by v0.17.0: allowed are emptyDisk"
+                "spec.volumes[1].persistentVolumeClaim: Forbidden: volume source not supported by v0.17.0: allowed are emptyDisk, containerDisk, cloudInitNoCloud"
                     .into(),
                 format!(r#"spec.volumes[1].name: Not found: "root": {disks}"#),
+            ],
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "scratch", "emptyDisk": {"capacity": "1Gi"}, "containerDisk": {
+                "image": " ", "imagePullPolicy": "Sometimes", "path": "disk/../x"}}),
+            vec![
+                "spec.volumes[0].containerDisk: Forbidden: a volume has one source".into(),
+                "spec.volumes[0].containerDisk.image: Required value: the container image that holds the disk's image"
+                    .into(),
+                r#"spec.volumes[0].containerDisk.imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never""#
+                    .into(),
+                format!(r#"spec.volumes[0].containerDisk.path: Invalid value: "disk/../x": {absolute}"#),
+            ],
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "scratch"}),
+            vec![
+                "spec.volumes[0]: Required value: a volume source: allowed are emptyDisk, containerDisk, cloudInitNoCloud"
+                    .into(),
             ],
         ),
         (
@@ -166,20 +187,52 @@ fn what_does_not_is_named_with_what_is_allowed() {
         ),
         (
             "/domain/devices/disks/-",
-            json!({"name": "scratch", "disk": {"bus": "ide"}, "bootOrder": 1}),
+            json!({"name": "scratch", "disk": {"bus": "ide"}, "bootOrder": 0, "lun": {}}),
             vec![
-                "spec.domain.devices.disks[1].bootOrder: Forbidden: field of a disk not supported by v0.17.0: allowed are name, disk, serial"
+                "spec.domain.devices.disks[1].lun: Forbidden: field of a disk not supported by v0.17.0: allowed are name, disk, cdrom, serial, bootOrder"
                     .into(),
                 r#"spec.domain.devices.disks[1].disk.bus: Unsupported value: "ide": supported values: "virtio", "sata""#
                     .into(),
+                "spec.domain.devices.disks[1].bootOrder: Invalid value: 0: must be greater than 0".into(),
                 r#"spec.domain.devices.disks[1].name: Duplicate value: "scratch""#.into(),
+            ],
+        ),
+        (
+            "/domain/devices/disks/0",
+            json!({"name": "scratch", "disk": {}, "cdrom": {"bus": "usb", "readonly": false}}),
+            vec![
+                "spec.domain.devices.disks[0].cdrom: Forbidden: it is a disk or a cdrom, not both".into(),
+                r#"spec.domain.devices.disks[0].cdrom.bus: Unsupported value: "usb": supported values: "sata""#
+                    .into(),
+                "spec.domain.devices.disks[0].cdrom.readonly: Invalid value: false: a cdrom can't be written"
+                    .into(),
+            ],
+        ),
+        (
+            "/domain/devices/disks",
+            json!([{"name": "scratch", "bootOrder": 1}, {"name": "scratch", "bootOrder": 1}]),
+            vec![
+                r#"spec.domain.devices.disks[1].bootOrder: Duplicate value: "1""#.into(),
+                r#"spec.domain.devices.disks[1].name: Duplicate value: "scratch""#.into(),
+            ],
+        ),
+        (
+            "/domain/devices/interfaces/0/ports",
+            json!([{"port": 0, "name": "a.b"}, {"port": 80, "name": "www"}, {"port": 80, "protocol": "UDP", "name": "www"},
+                {"port": 80, "protocol": "TCP"}]),
+            vec![
+                "spec.domain.devices.interfaces[0].ports[0].port: Invalid value: 0: must be between 1 and 65535"
+                    .into(),
+                format!(r#"spec.domain.devices.interfaces[0].ports[0].name: Invalid value: "a.b": {label}"#),
+                r#"spec.domain.devices.interfaces[0].ports[2].name: Duplicate value: "www""#.into(),
+                r#"spec.domain.devices.interfaces[0].ports[3].port: Duplicate value: "TCP 80""#.into(),
             ],
         ),
         (
             "/domain/devices/interfaces/0",
             json!({"name": "default", "bridge": {}, "model": "rtl8139", "macAddress": "01:00:00:00:00:01"}),
             vec![
-                "spec.domain.devices.interfaces[0].bridge: Forbidden: field of an interface not supported by v0.17.0: allowed are name, masquerade, model, macAddress"
+                "spec.domain.devices.interfaces[0].bridge: Forbidden: field of an interface not supported by v0.17.0: allowed are name, masquerade, model, macAddress, ports"
                     .into(),
                 r#"spec.domain.devices.interfaces[0].model: Unsupported value: "rtl8139": supported values: "virtio", "e1000""#
                     .into(),
@@ -214,4 +267,95 @@ fn memory_must_be_said_somewhere() {
             "spec.domain.memory.guest: Required value: the guest's memory, such as 96Mi (or resources.requests.memory)"
         ]
     );
+}
+
+#[test]
+fn disks_with_an_image_or_a_seed_are_admitted() {
+    let root = json!({"image": "r/debian:12@sha256:00", "imagePullSecret": "p", "imagePullPolicy": "Always",
+        "path": "/disk/debian.qcow2"});
+    let seed = json!({"userDataBase64": "I2Nsb3VkLWNvbmZpZwo=", "networkData": "version: 2"});
+    for (volume, disk) in [
+        (json!({"containerDisk": {"image": "r/debian"}}), json!({"disk": {"bus": "virtio"}, "bootOrder": 2})),
+        (json!({"containerDisk": root}), json!({"disk": {"bus": "sata"}})),
+        (json!({"containerDisk": {"image": "r/cd"}}), json!({"cdrom": {"bus": "sata", "readonly": true}})),
+        (json!({"cloudInitNoCloud": seed}), json!({"cdrom": {}})),
+        (json!({"cloudInitNoCloud": {"userData": ""}}), json!({"disk": {"readonly": false}})),
+        (
+            json!({"cloudInitNoCloud": {"secretRef": {"name": "s"}, "networkDataSecretRef": {"name": "n"}}}),
+            json!({}),
+        ),
+    ] {
+        let named = |mut value: Value| {
+            value["name"] = json!("scratch");
+            json!([value])
+        };
+        let mut spec = with("/domain/devices/disks", named(disk.clone()));
+        spec["volumes"] = named(volume.clone());
+        assert_eq!(found(spec), Vec::<String>::new(), "{volume} {disk}");
+    }
+}
+
+#[test]
+fn cloud_init_is_told_in_one_form_and_never_repeated() {
+    let seed =
+        |source: Value| found(with("/volumes/0", json!({"name": "scratch", "cloudInitNoCloud": source})));
+    let at = "spec.volumes[0].cloudInitNoCloud";
+    assert_eq!(
+        seed(json!({})),
+        [format!("{at}: Required value: user data: one of userData, userDataBase64, secretRef")]
+    );
+    assert_eq!(
+        seed(json!({"userData": "x", "secretRef": {"name": ""}, "networkData": "", "networkDataBase64": ""})),
+        [
+            format!("{at}.secretRef: Forbidden: user data is given already, as userData"),
+            format!("{at}.secretRef.name: Required value: the name of a Secret"),
+            format!("{at}.networkDataBase64: Forbidden: network data is given already, as networkData"),
+        ]
+    );
+    let found = seed(json!({"userData": "p".repeat(2049), "networkDataBase64": "!hidden!"}));
+    assert_eq!(
+        found,
+        [
+            format!(
+                "{at}.userData: Invalid value: 2049 bytes: user data exceeds 2048 byte limit: put it into a Secret and name that as secretRef"
+            ),
+            format!("{at}.networkDataBase64: Invalid value: (not shown): is not base64"),
+        ]
+    );
+    assert!(seed(json!({"userData": "p".repeat(2048)})).is_empty());
+}
+
+#[test]
+fn a_seed_on_sata_is_a_cdrom() {
+    let mut spec = with("/volumes/0", json!({"name": "scratch", "cloudInitNoCloud": {"userData": ""}}));
+    spec["domain"]["devices"]["disks"][0]["disk"]["bus"] = json!("sata");
+    assert_eq!(
+        found(spec),
+        [
+            r#"spec.domain.devices.disks[0].disk.bus: Invalid value: "sata": cloudInitNoCloud is read-only, and a sata disk can't be: use cdrom, or bus virtio"#
+        ]
+    );
+}
+
+#[test]
+fn the_guests_network_has_room_for_three() {
+    for (cidr, fits) in [
+        ("10.0.2.0/24", true),
+        ("192.168.0.0/29", true),
+        ("10.0.0.0/8", true),
+        ("192.168.0.0/30", false),
+        ("10.0.2.1/24", false),
+        ("10.0.2.0", false),
+        ("127.0.0.0/8", false),
+        ("224.0.0.0/8", false),
+        ("0.0.0.0/1", false),
+        ("10.0.2.0/0", false),
+        ("fd00::/64", false),
+    ] {
+        let found = found(with("/networks/0/pod", json!({ "vmNetworkCIDR": cidr })));
+        let refusal = format!(
+            "spec.networks[0].pod.vmNetworkCIDR: Invalid value: {cidr:?}: must be an IPv4 network of at most 29 bits, such as 10.0.2.0/24"
+        );
+        assert_eq!(found, if fits { vec![] } else { vec![refusal] }, "{cidr}");
+    }
 }

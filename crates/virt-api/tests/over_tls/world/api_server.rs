@@ -81,6 +81,11 @@ fn object(path: &str, story: &Story) -> Option<Value> {
             "metadata": {"name": name, "namespace": "ns", "uid": "u1"},
             "spec": {"domain": {}}, "status": {"phase": phase, "nodeName": NODE}}))
     };
+    let vm = |name: &str, created: bool| {
+        Some(json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": {"name": name, "namespace": "ns", "uid": "v1"},
+            "spec": {"template": {"spec": {"domain": {}}}}, "status": {"created": created}}))
+    };
     match path {
         "/api/v1/nodes" => list(json!([{"metadata": {"name": NODE}}])),
         "/api/v1/namespaces/kube-system/configmaps" => list(json!([{
@@ -92,6 +97,11 @@ fn object(path: &str, story: &Story) -> Option<Value> {
         "/apis/kubevirt.io/v1/namespaces/ns/virtualmachineinstances/starting" => {
             vmi("starting", "Scheduling")
         }
+        "/apis/kubevirt.io/v1/namespaces/ns/virtualmachineinstances/reachable" => reachable(false),
+        "/apis/kubevirt.io/v1/namespaces/ns/virtualmachineinstances/paused" => reachable(true),
+        "/apis/kubevirt.io/v1/namespaces/ns/virtualmachines/reachable" => vm("reachable", true),
+        "/apis/kubevirt.io/v1/namespaces/ns/virtualmachines/stopped" => vm("stopped", false),
+        "/apis/kubevirt.io/v1/namespaces/ns/virtualmachines/starting" => vm("starting", true),
         path if path == namespaced("api/v1", "pods") => {
             let pods: Vec<Value> =
                 story.handlers.iter().enumerate().map(|(age, ip)| pod(age, &ip.to_string())).collect();
@@ -104,6 +114,16 @@ fn object(path: &str, story: &Story) -> Option<Value> {
         path if path == namespaced("apis/kubevirt.io/v1", "kubevirts") => list(json!([])),
         _ => None,
     }
+}
+
+/// An instance whose guest is this machine.
+fn reachable(paused: bool) -> Option<Value> {
+    Some(json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {"name": "reachable", "namespace": "ns", "uid": "u2"},
+        "spec": {"domain": {"devices": {"interfaces": [{"name": "default", "ports": [{"port": 80}]}]}}},
+        "status": {"phase": "Running", "nodeName": NODE,
+            "conditions": [{"type": "Paused", "status": if paused { "True" } else { "False" }}],
+            "interfaces": [{"name": "default", "ipAddress": "127.0.0.1"}]}}))
 }
 
 fn pod(age: usize, ip: &str) -> Value {
