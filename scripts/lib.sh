@@ -78,7 +78,7 @@ key_of() {
 
 # Where the launcher image's root and the guests are, once scripts/images.sh has made them.
 launcher_root() { echo "$CACHE/launcher.root-$(key_of "$QEMU_SUITE" scripts/{launcher-root,minimal-root}.sh)"; }
-tick_guest() { echo "$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/init)"; }
+tick_guest() { echo "$CACHE/tick.guest-$(key_of scripts/tick-guest.sh images/tick-guest/{init,lease})"; }
 cloud_guest() {
   local files
   mapfile -t files < <(cd "$REPO" && find images/cloud-guest -type f ! -name Dockerfile | sort)
