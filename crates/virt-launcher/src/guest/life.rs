@@ -76,7 +76,15 @@ async fn try_live(
     start: Start,
 ) -> Result<(), StartError> {
     let paths = &guest.0.settings.paths;
-    let images = disks::create(&spec.disks, paths, &guest.0.processes).await?;
+    let images = tokio::select! {
+        images = disks::create(&spec.disks, paths, &guest.0.processes) => images?,
+        () = guest.to_end() => {
+            // An image may be long in coming, and there is no QEMU to end.
+            guest.note(Event::KillAsked { detail: "ended before QEMU was started".into() });
+            guest.note(Event::Exited { exit: Exit::Unknown, stderr: String::new() });
+            return Ok(());
+        }
+    };
     let serial = spec.console.then(|| bind(&paths.serial())).transpose()?;
     let control = bind(&paths.qmp())?;
     let mut process = spawn(guest, spec, images, accel, start)?;
