@@ -1,5 +1,5 @@
 #!/bin/bash
-# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it.
+# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it, gives it disks.
 # Needs the launcher's root and the tick guest, which `make images` builds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -21,5 +21,5 @@ exec $work/root/usr/lib64/ld-linux-x86-64.so.2 \\
 EOF
 chmod +x "$work/qemu"
 cd "$REPO"
-KUBEVIRT_TEST_QEMU=$work/qemu KUBEVIRT_TEST_GUEST=$guest \
+KUBEVIRT_TEST_QEMU=$work/qemu KUBEVIRT_TEST_QEMU_IMG=$work/qemu-img KUBEVIRT_TEST_GUEST=$guest \
   cargo test -q -p virt-launcher --test qemu -- --ignored --test-threads 1 --nocapture "$@"

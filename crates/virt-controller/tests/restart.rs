@@ -7,7 +7,8 @@ mod moves;
 
 use cluster::api::{Api, Crash};
 use cluster::{
-    Controller, PODS, SETS, VMIS, VMS, change, check, count, create, log, read, settle, surroundings, vm,
+    Controller, NODES, PODS, SETS, VMIS, VMS, change, check, count, create, log, read, settle, surroundings,
+    vm,
 };
 use serde_json::json;
 
@@ -50,6 +51,94 @@ async fn a_leader_may_die_at_every_write() {
                 let what_happened = life(&api, strategy).await;
                 assert_eq!(what_happened, expected, "{strategy} with {crash:?}");
             }
+        }
+    }
+}
+
+/// A VM of strategy Once: started, ended, its instance deleted, halted, and Once again. Returns what was created and deleted.
+async fn once(api: &Api) -> Vec<String> {
+    create(api, VMS, vm("Once"));
+    settle(api).await;
+    assert_eq!(read(api, VMIS, "vm1").expect("it was started")["status"]["phase"], "Running");
+    change(api, VMIS, "vm1", json!({"status": {"phase": "Failed"}}));
+    settle(api).await;
+    let ended = read(api, VMIS, "vm1").expect("what has ended stays");
+    assert_eq!(ended["status"]["phase"], "Failed");
+    api.lock().delete(&(VMIS.into(), "vm1".into()), &json!({}));
+    settle(api).await;
+    assert_eq!(read(api, VMIS, "vm1"), None, "started again");
+    assert_eq!(read(api, VMS, "vm1").unwrap()["status"]["printableStatus"], "Stopped");
+    change(api, VMS, "vm1", json!({"spec": {"runStrategy": "Halted"}}));
+    settle(api).await;
+    change(api, VMS, "vm1", json!({"spec": {"runStrategy": "Once"}}));
+    settle(api).await;
+    assert_eq!(read(api, VMIS, "vm1").expect("it is new again")["status"]["phase"], "Running");
+    log(api).to_vec()
+}
+
+#[tokio::test]
+async fn once_is_once_whatever_write_a_leader_dies_at() {
+    let undisturbed = Api::default();
+    let expected = once(&undisturbed).await;
+    let made = expected.iter().filter(|line| line.starts_with("create virtualmachineinstances")).count();
+    assert_eq!(made, 2, "{expected:?}");
+    let writes = undisturbed.lock().writes;
+    for n in 0..writes {
+        for crash in [Crash::Before(n), Crash::After(n)] {
+            let api = Api::default();
+            api.lock().crash = Some(crash);
+            assert_eq!(once(&api).await, expected, "{crash:?}");
+        }
+    }
+}
+
+/// A VM whose node falls silent, then goes and takes its pods with it.
+async fn node_lost(api: &Api) -> Vec<String> {
+    create(api, VMS, vm("Always"));
+    settle(api).await;
+    let before = read(api, VMIS, "vm1").expect("it was started");
+    assert_eq!(before["status"]["nodeName"], "n1");
+    let silent = json!({"status": {"conditions": [
+        {"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-11-23T00:00:00Z"},
+    ]}});
+    change(api, NODES, "n1", silent);
+    settle(api).await;
+    let unheard = read(api, VMIS, "vm1").expect("nothing ends it");
+    assert_eq!(
+        (&unheard["metadata"]["uid"], &unheard["status"]["phase"]),
+        (&before["metadata"]["uid"], &json!("Running"))
+    );
+    let conditions = unheard["status"]["conditions"].to_string();
+    assert!(conditions.contains("NodeUnresponsive"), "{conditions}");
+    assert_eq!(read(api, VMS, "vm1").unwrap()["status"]["printableStatus"], "Running");
+
+    let pod = api.lock().of(PODS).next().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    api.lock().objects.remove(&(NODES.into(), "n1".into()));
+    settle(api).await;
+    assert_eq!(
+        read(api, VMIS, "vm1").unwrap()["metadata"]["uid"],
+        before["metadata"]["uid"],
+        "its pod is there"
+    );
+    api.lock().objects.remove(&(PODS.into(), pod));
+    settle(api).await;
+    let after = read(api, VMIS, "vm1").expect("it was started again");
+    assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!((&after["status"]["phase"], &after["status"]["nodeName"]), (&json!("Running"), &json!("n2")));
+    assert_eq!(count(api, PODS), 1);
+    log(api).to_vec()
+}
+
+#[tokio::test]
+async fn a_lost_node_costs_one_start_whatever_write_a_leader_dies_at() {
+    let undisturbed = Api::default();
+    let expected = node_lost(&undisturbed).await;
+    let writes = undisturbed.lock().writes;
+    for n in 0..writes {
+        for crash in [Crash::Before(n), Crash::After(n)] {
+            let api = Api::default();
+            api.lock().crash = Some(crash);
+            assert_eq!(node_lost(&api).await, expected, "{crash:?}");
         }
     }
 }

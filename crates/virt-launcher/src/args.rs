@@ -30,6 +30,8 @@ pub enum Command {
     },
     /// Copies a kernel and an initrd out of the image in which it runs.
     KernelBoot(KernelBootArgs),
+    /// Gives the disk's image that the image in which it runs holds to the launcher of this pod.
+    ContainerDisk(ContainerDiskArgs),
 }
 
 /// How to run a virtual machine.
@@ -75,6 +77,17 @@ pub struct KernelBootArgs {
     /// The directory to copy to.
     #[arg(long)]
     pub to: PathBuf,
+}
+
+/// Which disk's image to give.
+#[derive(Debug, clap::Args)]
+pub struct ContainerDiskArgs {
+    /// Its path: the only file in /disk by default.
+    #[arg(long)]
+    pub path: Option<PathBuf>,
+    /// The socket at which to give it, until told to end. Without one, only looks whether it can be given.
+    #[arg(long)]
+    pub to: Option<PathBuf>,
 }
 
 #[cfg(test)]

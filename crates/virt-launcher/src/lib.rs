@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod console;
+pub mod container_disk;
 pub mod disks;
 pub mod domain;
 pub mod files;
@@ -19,6 +20,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
+pub mod seed;
 pub mod server;
 pub mod sessions;
 pub mod vnc;

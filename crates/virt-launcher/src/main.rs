@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Some(Command::Probe(probe)) => virt_launcher::probe::main(&probe),
         Some(Command::CopySelf { dir }) => virt_launcher::files::copy_self(&dir).map_err(Into::into),
         Some(Command::KernelBoot(boot)) => virt_launcher::files::kernel_boot(&boot).map_err(Into::into),
+        Some(Command::ContainerDisk(disk)) => virt_launcher::container_disk::serve::main(&disk),
     };
     done.unwrap_or_else(|err| {
         eprintln!("virt-launcher: {err:#}");

@@ -24,9 +24,18 @@ pub struct Paths {
     /// The user's kernel and initrd.
     #[arg(long = "kernel-boot-dir", hide = true, default_value = "/var/run/kubevirt/kernel-boot")]
     pub kernel_boot: PathBuf,
+    /// Sockets at which images of container disks are to be had.
+    #[arg(long = "container-disks-dir", hide = true, default_value = "/var/run/kubevirt/disks")]
+    pub container_disks: PathBuf,
+    /// What Secrets say to cloud-init.
+    #[arg(long = "cloud-init-dir", hide = true, default_value = "/var/run/kubevirt/cloud-init")]
+    pub cloud_init: PathBuf,
     /// The emulator.
     #[arg(long = "qemu", hide = true, default_value = "qemu-system-x86_64")]
     pub qemu: PathBuf,
+    /// What makes disk images.
+    #[arg(long = "qemu-img", hide = true, default_value = "qemu-img")]
+    pub qemu_img: PathBuf,
     /// The KVM device.
     #[arg(long = "kvm-device", hide = true, default_value = "/dev/kvm")]
     pub kvm: PathBuf,
@@ -84,5 +93,25 @@ impl Paths {
     /// The file behind an empty disk.
     pub fn empty_disk(&self, volume: &str) -> PathBuf {
         self.ephemeral_disks.join(format!("{volume}.raw"))
+    }
+
+    /// What the guest writes to a container disk.
+    pub fn overlay(&self, volume: &str) -> PathBuf {
+        self.ephemeral_disks.join(format!("{volume}.qcow2"))
+    }
+
+    /// The disk from which cloud-init reads.
+    pub fn seed(&self, volume: &str) -> PathBuf {
+        self.ephemeral_disks.join(format!("{volume}.seed"))
+    }
+
+    /// The socket at which a container disk's image is to be had.
+    pub fn container_disk(&self, volume: &str) -> PathBuf {
+        self.container_disks.join(volume)
+    }
+
+    /// A Secret for cloud-init: the directory with its keys.
+    pub fn cloud_init(&self, volume: &str, document: &str) -> PathBuf {
+        self.cloud_init.join(volume).join(document)
     }
 }

@@ -5,15 +5,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use handler_launcher_com::launcher::{DomainPhase, GetDomainRequest, SyncOptions, SyncVirtualMachineRequest};
+use handler_launcher_com::launcher::{
+    DomainPhase, DomainState, GetDomainRequest, ShutdownVirtualMachineRequest, SyncOptions,
+    SyncVirtualMachineRequest,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 const UID: &str = "6fe59d2c-9c0b-4f0e-8a80-0123456789ab";
 const SCRIPT: &str = "#!/bin/sh\nexec sleep 600\n";
@@ -49,8 +52,15 @@ async fn qmp(stream: UnixStream, refused: &str) {
     }
 }
 
-async fn refuses(refused: &str) {
-    let dir = std::env::temp_dir().join(format!("vlr-{}-{refused}", std::process::id()));
+/// A launcher in a directory of its own.
+struct Running {
+    dir: PathBuf,
+    rpc: handler_launcher_com::Launcher,
+    _process: Child,
+}
+
+async fn launch(name: &str) -> Running {
+    let dir = std::env::temp_dir().join(format!("vlr-{}-{name}", std::process::id()));
     for part in ["sockets", "private", "disks", "boot"] {
         std::fs::create_dir_all(dir.join(part)).unwrap();
     }
@@ -60,11 +70,12 @@ async fn refuses(refused: &str) {
     let qemu = dir.join("qemu");
     std::fs::write(&qemu, SCRIPT).unwrap();
     std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let _launcher = Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
+    let process = Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
         .args(["--name", "vm", "--namespace", "default", "--uid", UID, "--kvm-device", "/no/kvm"])
         .args(["--sockets-dir".as_ref(), dir.join("sockets").as_os_str()])
         .args(["--private-dir".as_ref(), dir.join("private").as_os_str()])
         .args(["--ephemeral-disks-dir".as_ref(), dir.join("disks").as_os_str()])
+        .args(["--container-disks-dir".as_ref(), dir.join("images").as_os_str()])
         .args(["--kernel-boot-dir".as_ref(), dir.join("boot").as_os_str()])
         .args(["--termination-log".as_ref(), dir.join("last-words").as_os_str()])
         .args(["--qemu".as_ref(), qemu.as_os_str()])
@@ -73,26 +84,43 @@ async fn refuses(refused: &str) {
         .spawn()
         .unwrap();
     let socket = dir.join("sockets/launcher-sock");
-    let mut rpc = until("the launcher", async || handler_launcher_com::dial(&socket).await.ok()).await;
-    let boot =
-        json!({"container": {"image": "x", "kernelPath": "/k", "initrdPath": "/i"}, "kernelArgs": "quiet"});
-    let vmi = json!({
-        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-        "metadata": {"name": "vm", "namespace": "default", "uid": UID},
-        "spec": {"domain": {"memory": {"guest": "96Mi"}, "firmware": {"kernelBoot": boot}, "devices": {}}},
-    });
-    let options = Some(SyncOptions { allow_emulation: true });
-    let request = SyncVirtualMachineRequest { vmi_json: vmi.to_string().into_bytes(), options };
-    rpc.client.sync_virtual_machine(request).await.unwrap();
+    let rpc = until("the launcher", async || handler_launcher_com::dial(&socket).await.ok()).await;
+    Running { dir, rpc, _process: process }
+}
+
+impl Running {
+    /// Sends an instance with these disks.
+    async fn sync(&mut self, disks: Value, volumes: Value) {
+        let boot = json!({"container": {"image": "x", "kernelPath": "/k", "initrdPath": "/i"}, "kernelArgs": "quiet"});
+        let domain = json!({"memory": {"guest": "96Mi"}, "firmware": {"kernelBoot": boot}, "devices": {"disks": disks}});
+        let vmi = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "vm", "namespace": "default", "uid": UID},
+            "spec": {"domain": domain, "volumes": volumes},
+        });
+        let options = Some(SyncOptions { allow_emulation: true });
+        let request = SyncVirtualMachineRequest { vmi_json: vmi.to_string().into_bytes(), options };
+        self.rpc.client.sync_virtual_machine(request).await.unwrap();
+    }
+
+    async fn reaches(&mut self, phase: DomainPhase) -> DomainState {
+        until("the end", async || {
+            let state = self.rpc.client.get_domain(GetDomainRequest {}).await.unwrap().into_inner();
+            (state.phase() == phase).then_some(state)
+        })
+        .await
+    }
+}
+
+async fn refuses(refused: &str) {
+    let mut launcher = launch(refused).await;
+    launcher.sync(json!([]), json!([])).await;
+    let dir = launcher.dir.clone();
     let control = until("QMP", async || UnixStream::connect(dir.join("private/qmp")).await.ok()).await;
     let refused = refused.to_owned();
     tokio::spawn(async move { qmp(control, &refused).await });
     let _serial = until("serial", async || UnixStream::connect(dir.join("private/serial")).await.ok()).await;
-    let state = until("the end", async || {
-        let state = rpc.client.get_domain(GetDomainRequest {}).await.unwrap().into_inner();
-        (state.phase() == DomainPhase::Crashed).then_some(state)
-    })
-    .await;
+    let state = launcher.reaches(DomainPhase::Crashed).await;
     assert_eq!(state.reason, "StartFailed");
     assert!(state.exit_detail.contains("not today"), "{state:?}");
     assert_ne!(state.qemu_pid, 0);
@@ -108,4 +136,19 @@ async fn one_that_says_no_to_the_machine_query_is_killed() {
 #[tokio::test]
 async fn one_that_does_not_let_the_cpus_run_is_killed() {
     refuses("cont").await;
+}
+
+#[tokio::test]
+async fn one_whose_image_does_not_come_can_be_ended() {
+    let mut launcher = launch("image").await;
+    launcher
+        .sync(json!([{"name": "root"}]), json!([{"name": "root", "containerDisk": {"image": "x"}}]))
+        .await;
+    launcher.reaches(DomainPhase::Starting).await;
+    let request = ShutdownVirtualMachineRequest { grace_period_seconds: Some(600) };
+    launcher.rpc.client.shutdown_virtual_machine(request).await.unwrap();
+    let state = launcher.reaches(DomainPhase::Shutoff).await;
+    assert_eq!((state.reason.as_str(), state.qemu_pid), ("Killed", 0));
+    assert_eq!(state.exit_detail, "ended before QEMU was started");
+    std::fs::remove_dir_all(&launcher.dir).unwrap();
 }

@@ -1,6 +1,6 @@
 //! A guest's port, reached from this machine through virt-api: with virtctl and as a plain client does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use futures::StreamExt;
@@ -25,8 +25,15 @@ const LIMIT: Duration = Duration::from_secs(120);
 const ANSWER: Duration = Duration::from_secs(60);
 /// At the same time: as many as a browser opens.
 const CONNECTIONS: usize = 6;
+/// A page of one line, and a program of two megabytes.
+const PAGES: [&str; 2] = ["/", "/busybox"];
+/// No less is a program that came whole.
+const PROGRAM: usize = 1 << 20;
+
 /// HTTP/1.0: the guest closes the connection behind its answer.
-const REQUEST: &str = "GET / HTTP/1.0\r\nHost: guest\r\n\r\n";
+fn request(page: &str) -> String {
+    format!("GET {page} HTTP/1.0\r\nHost: guest\r\n\r\n")
+}
 
 /// A VM whose guest serves HTTP on port 80, which is forwarded.
 fn web_vm() -> anyhow::Result<VirtualMachine> {
@@ -52,28 +59,36 @@ pub async fn forwarded(context: Context) -> anyhow::Result<()> {
     let line = line.context("virtctl ended")?;
     let local = line.strip_prefix("Forwarding from ").and_then(|rest| rest.strip_suffix(" -> 80"));
     let local = local.with_context(|| line.clone())?.to_owned();
-    let first = wait::until("the guest to answer", LIMIT, async || match get(&local).await {
-        Ok(answer) => Ok(Look::Done(answer)),
+    wait::until("the guest to answer", LIMIT, async || match get(&local, PAGES[0]).await {
+        Ok(_) => Ok(Look::Done(())),
         Err(error) => Ok(Look::NotYet(format!("{error:#}"))),
     })
     .await?;
-    let answers = try_join_all((0..CONNECTIONS).map(|_| get(&local))).await?;
-    ensure!(answers.iter().all(|answer| body(answer) == body(&first)), "answers differ");
+    for page in PAGES {
+        let begun = Instant::now();
+        let answers = try_join_all((0..CONNECTIONS).map(|_| get(&local, page))).await?;
+        let first = answers.first().context("there are some connections")?;
+        ensure!(answers.iter().all(|answer| body(answer) == body(first)), "answers to {page} differ");
+        println!(
+            "    {page}: {} bytes through each of {CONNECTIONS} connections in {:.1} s",
+            first.len(),
+            begun.elapsed().as_secs_f64()
+        );
+        ensure!(page == PAGES[0] || first.len() >= PROGRAM, "{page} has only {} bytes", first.len());
+        let plain = plain(&context, "80/tcp", page).await?;
+        ensure!(body(&plain) == body(first), "{page}: a plain client was told something else");
+        let piped = piped(&format!("vmi/web/{namespace}"), "80", page).await?;
+        ensure!(body(&piped) == body(first), "{page}: --stdio was told something else");
+    }
     drop(virtctl);
-
-    let plain = plain(&context, "80/tcp").await?;
-    ensure!(body(&plain) == body(&first), "a plain client was told something else");
-    let piped = piped(&format!("vmi/web/{namespace}"), "80").await?;
-    ensure!(body(&piped) == body(&first), "--stdio was told something else");
-    println!("    {} bytes through {} connections and two other ways", first.len(), CONNECTIONS + 1);
     refusals(&context, &vms).await?;
     vms.delete("web").await
 }
 
-async fn get(address: &str) -> anyhow::Result<Vec<u8>> {
+async fn get(address: &str, page: &str) -> anyhow::Result<Vec<u8>> {
     let exchange = async {
         let mut connection = TcpStream::connect(address).await?;
-        connection.write_all(REQUEST.as_bytes()).await?;
+        connection.write_all(request(page).as_bytes()).await?;
         let mut answer = Vec::new();
         connection.read_to_end(&mut answer).await?;
         anyhow::Ok(answer)
@@ -96,14 +111,14 @@ fn body(answer: &[u8]) -> &[u8] {
 }
 
 /// The same over a websocket of the instance's subresource, as clients of other makes open it.
-async fn plain(context: &Context, port: &str) -> anyhow::Result<Vec<u8>> {
+async fn plain(context: &Context, port: &str, page: &str) -> anyhow::Result<Vec<u8>> {
     let path = format!(
         "/apis/subresources.kubevirt.io/v1/namespaces/{}/virtualmachineinstances/web/portforward/{port}",
         context.namespace
     );
     let subprotocol = kubevirt_types::labels::PLAIN_SUBPROTOCOL;
     let mut socket = console::open(&context.cluster.client, &path, subprotocol).await?;
-    futures::SinkExt::send(&mut socket, Message::binary(REQUEST.as_bytes().to_vec())).await?;
+    futures::SinkExt::send(&mut socket, Message::binary(request(page).into_bytes())).await?;
     let mut answer = Vec::new();
     let read = async {
         while let Some(message) = socket.next().await {
@@ -121,11 +136,11 @@ async fn plain(context: &Context, port: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The same through `--stdio`, as ssh uses it.
-async fn piped(target: &str, port: &str) -> anyhow::Result<Vec<u8>> {
+async fn piped(target: &str, port: &str, page: &str) -> anyhow::Result<Vec<u8>> {
     let mut virtctl = virtctl::start(&["port-forward", "--stdio", target, port])?;
     let mut input = virtctl.stdin.take().context("its input is ours")?;
     let mut output = virtctl.stdout.take().context("its output is ours")?;
-    input.write_all(REQUEST.as_bytes()).await?;
+    input.write_all(request(page).as_bytes()).await?;
     // As in a pipe: what was said is all.
     input.shutdown().await?;
     drop(input);

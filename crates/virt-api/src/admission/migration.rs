@@ -1,5 +1,7 @@
 //! Which migrations are admitted.
 
+use std::collections::BTreeMap;
+
 use kubevirt_types::condition::ConditionStatus;
 use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, VmiPhase};
 
@@ -79,6 +81,39 @@ pub fn validate_create(
         ),
         Subject::Ready => {}
     }
+    validate_selector(&migration.spec.added_node_selector, findings);
+}
+
+/// The target pod gets these labels to look for: with others it would be refused, again and again.
+fn validate_selector(selector: &BTreeMap<String, String>, findings: &mut Findings) {
+    let at = Path::root("spec").field("addedNodeSelector");
+    let shape = "at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or a digit";
+    for (key, value) in selector {
+        let (prefix, name) =
+            key.split_once('/').map_or((None, key.as_str()), |(prefix, name)| (Some(prefix), name));
+        let domain = |prefix: &str| {
+            let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+            (1..=253).contains(&prefix.len()) && prefix.bytes().all(plain)
+        };
+        if !is_label(name) || name.is_empty() || prefix.is_some_and(|prefix| !domain(prefix)) {
+            findings.invalid(
+                &at,
+                key,
+                format!("a label's name is a domain and '/', if it has one, and {shape}"),
+            );
+        }
+        if !is_label(value) {
+            findings.invalid(&at.key(key), value, format!("a label's value is nothing, or {shape}"));
+        }
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        && ends(text.chars().next())
+        && ends(text.chars().next_back())
 }
 
 /// Checks a change of a migration: what it moves can't change under it.
@@ -140,6 +175,28 @@ mod tests {
             let mut findings = Findings::default();
             validate_create(&migration("a", ""), &Subject::of(&vmi, &others), &mut findings);
             assert_eq!(findings.lines().join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn a_selector_that_no_pod_could_have_is_refused() {
+        for (key, value, words) in [
+            ("zone", "b", None),
+            ("topology.kubernetes.io/zone", "", None),
+            ("", "b", Some("spec.addedNodeSelector: Invalid value: \"\"")),
+            ("a/b/c", "b", Some("spec.addedNodeSelector: Invalid value: \"a/b/c\"")),
+            ("/zone", "b", Some("spec.addedNodeSelector: Invalid value: \"/zone\"")),
+            ("-zone", "b", Some("spec.addedNodeSelector: Invalid value: \"-zone\"")),
+            ("zone", "b c", Some("spec.addedNodeSelector[zone]: Invalid value: \"b c\"")),
+            ("zone", &"b".repeat(64), Some("spec.addedNodeSelector[zone]: Invalid value")),
+        ] {
+            let mut migration = migration("a", "");
+            migration.spec.added_node_selector = [(key.to_owned(), value.to_owned())].into();
+            let mut findings = Findings::default();
+            validate_create(&migration, &Subject::Ready, &mut findings);
+            let said = findings.lines().join(" ");
+            assert_eq!(said.is_empty(), words.is_none(), "{key}={value}: {said}");
+            assert!(said.starts_with(words.unwrap_or_default()), "{said}");
         }
     }
 }

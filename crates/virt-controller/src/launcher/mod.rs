@@ -3,21 +3,22 @@
 //! Pure: the same instance and configuration always give the same pod, name included, so two
 //! leaders can't make two. Never asks what node there is or what already runs.
 
+mod cloud_init;
+mod guest_images;
 mod resources;
 mod target;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, LocalObjectReference,
-    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, Volume,
-    VolumeMount,
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, ObjectFieldSelector,
+    Pod, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, Sysctl, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kubevirt_types::vmi::KernelBootContainer;
 use kubevirt_types::{VirtualMachineInstance, labels};
 use sha2::{Digest, Sha256};
 
+use guest_images::GuestImages;
 pub use resources::{ResourcesError, memory_overhead};
 pub use target::{target_pod, target_pod_name};
 
@@ -38,10 +39,8 @@ pub struct LauncherConfig {
 const POD_GRACE_EXTRA_SECONDS: i64 = 15;
 /// Where the launcher's image has its binary.
 const BINARY: &str = "/usr/bin/virt-launcher";
-/// Where `copy-self` puts the binary, and where a user's image is asked to run it from.
-const SHARED_BIN: &str = "/var/run/kubevirt/bin";
-/// Where kernel and initrd of the user's image end up.
-const KERNEL_BOOT: &str = "/var/run/kubevirt/kernel-boot";
+/// Ports below are root's, unless the pod's network says otherwise.
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 /// The launcher's container.
 pub const COMPUTE: &str = "compute";
 
@@ -76,10 +75,12 @@ pub fn hash(text: &str, characters: usize) -> String {
 
 /// The launcher pod of an instance.
 pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Result<Pod, ResourcesError> {
-    let kernel_boot = vmi.spec.domain.firmware.as_ref().and_then(|f| f.kernel_boot.as_ref());
-    let kernel_image = kernel_boot.and_then(|boot| boot.container.as_ref());
+    let images = GuestImages::of(vmi);
+    let secrets = cloud_init::secrets(vmi);
     let mut node_selector = vmi.spec.node_selector.clone().unwrap_or_default();
     node_selector.insert(labels::SCHEDULABLE.to_owned(), "true".to_owned());
+    let mut mounts = images.launcher_mounts();
+    mounts.extend(secrets.iter().map(|(_, mount)| mount.clone()));
     let spec = PodSpec {
         restart_policy: Some("Never".to_owned()),
         automount_service_account_token: Some(false),
@@ -89,9 +90,7 @@ pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Re
         node_selector: Some(node_selector),
         affinity: vmi.spec.affinity.clone(),
         tolerations: Some(vmi.spec.tolerations.clone()).filter(|list| !list.is_empty()),
-        image_pull_secrets: kernel_image
-            .and_then(|image| image.image_pull_secret.clone())
-            .map(|name| vec![LocalObjectReference { name }]),
+        image_pull_secrets: images.pull_secrets(),
         security_context: Some(PodSecurityContext {
             run_as_user: Some(labels::LAUNCHER_UID),
             run_as_group: Some(labels::LAUNCHER_UID),
@@ -101,11 +100,12 @@ pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Re
                 type_: "RuntimeDefault".to_owned(),
                 ..SeccompProfile::default()
             }),
+            sysctls: sysctls(vmi),
             ..PodSecurityContext::default()
         }),
-        init_containers: kernel_image.map(|image| init_containers(image, config)),
-        containers: vec![compute(vmi, config, kernel_image.is_some())?],
-        volumes: Some(volumes(kernel_image.is_some())),
+        init_containers: images.containers(config),
+        containers: vec![compute(vmi, config, mounts)?],
+        volumes: Some(empty_dirs(&images).chain(secrets.into_iter().map(|(volume, _)| volume)).collect()),
         ..PodSpec::default()
     };
     Ok(Pod { metadata: metadata(vmi), spec: Some(spec), status: None })
@@ -145,48 +145,10 @@ fn label_value(name: &str) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
-fn init_containers(image: &KernelBootContainer, config: &LauncherConfig) -> Vec<Container> {
-    let copy_self = Container {
-        name: "copy-self".to_owned(),
-        termination_message_policy: last_words(),
-        image: Some(config.image.clone()),
-        image_pull_policy: Some(config.image_pull_policy.clone()),
-        command: Some(vec![BINARY.to_owned(), "copy-self".to_owned(), SHARED_BIN.to_owned()]),
-        resources: Some(resources::init_container()),
-        security_context: Some(unprivileged()),
-        volume_mounts: Some(vec![mount("virt-bin-share", SHARED_BIN)]),
-        ..Container::default()
-    };
-    let mut command = vec![format!("{SHARED_BIN}/virt-launcher"), "kernel-boot".to_owned()];
-    for (flag, path) in [("--kernel", &image.kernel_path), ("--initrd", &image.initrd_path)] {
-        if let Some(path) = path {
-            command.extend([flag.to_owned(), path.clone()]);
-        }
-    }
-    command.extend(["--to".to_owned(), KERNEL_BOOT.to_owned()]);
-    let kernel_boot = Container {
-        name: "kernel-boot".to_owned(),
-        termination_message_policy: last_words(),
-        image: Some(image.image.clone()),
-        image_pull_policy: Some(
-            image.image_pull_policy.clone().unwrap_or_else(|| config.guest_image_pull_policy.clone()),
-        ),
-        command: Some(command),
-        resources: Some(resources::init_container()),
-        security_context: Some(unprivileged()),
-        volume_mounts: Some(vec![
-            VolumeMount { read_only: Some(true), ..mount("virt-bin-share", SHARED_BIN) },
-            mount("kernel-boot", KERNEL_BOOT),
-        ]),
-        ..Container::default()
-    };
-    vec![copy_self, kernel_boot]
-}
-
 fn compute(
     vmi: &VirtualMachineInstance,
     config: &LauncherConfig,
-    has_kernel: bool,
+    guest_mounts: Vec<VolumeMount>,
 ) -> Result<Container, ResourcesError> {
     let mut command = vec![
         BINARY.to_owned(),
@@ -209,9 +171,7 @@ fn compute(
         // QEMU and its libraries want a place for temporary files; the root isn't writable.
         mount("tmp", "/tmp"),
     ];
-    if has_kernel {
-        mounts.push(VolumeMount { read_only: Some(true), ..mount("kernel-boot", KERNEL_BOOT) });
-    }
+    mounts.extend(guest_mounts);
     Ok(Container {
         name: COMPUTE.to_owned(),
         termination_message_policy: last_words(),
@@ -252,19 +212,22 @@ fn unprivileged() -> SecurityContext {
     }
 }
 
-fn volumes(has_kernel: bool) -> Vec<Volume> {
-    let mut names = vec!["private", "sockets", "ephemeral-disks", "tmp"];
-    if has_kernel {
-        names.extend(["virt-bin-share", "kernel-boot"]);
-    }
-    names
-        .into_iter()
-        .map(|name| Volume {
-            name: name.to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Volume::default()
-        })
-        .collect()
+fn empty_dirs(images: &GuestImages<'_>) -> impl Iterator<Item = Volume> {
+    let names = ["private", "sockets", "ephemeral-disks", "tmp"].into_iter().chain(images.volumes());
+    names.map(|name| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    })
+}
+
+/// QEMU listens at the guest's ports, and has no capability for low ones.
+fn sysctls(vmi: &VirtualMachineInstance) -> Option<Vec<Sysctl>> {
+    let interfaces = &vmi.spec.domain.devices.interfaces;
+    let mut ports = interfaces.iter().flat_map(|interface| &interface.ports);
+    ports.any(|port| port.port < FIRST_UNPRIVILEGED_PORT).then(|| {
+        vec![Sysctl { name: "net.ipv4.ip_unprivileged_port_start".to_owned(), value: "0".to_owned() }]
+    })
 }
 
 /// What a container that fails says last is in its status, and from there in the instance's.

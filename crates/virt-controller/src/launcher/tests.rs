@@ -71,6 +71,36 @@ fn golden_everything_with_kvm() {
 }
 
 #[test]
+fn golden_disks_of_images_and_a_seed_of_secrets() {
+    let object = vmi(json!({
+        "domain": {
+            "memory": {"guest": "512Mi"},
+            "devices": {"interfaces": [{"name": "default", "masquerade": {}, "ports": [{"port": 22}, {"port": 8080}]}]},
+        },
+        "volumes": [
+            {"name": "data", "emptyDisk": {"capacity": "1Gi"}},
+            {"name": "root", "containerDisk": {"image": "debian:12", "imagePullSecret": "pull"}},
+            {"name": "tools", "containerDisk": {
+                "image": "tools:1", "imagePullSecret": "pull", "imagePullPolicy": "Never", "path": "/tools.iso"}},
+            {"name": "init", "cloudInitNoCloud": {
+                "secretRef": {"name": "users"}, "networkDataSecretRef": {"name": "networks"}}},
+            {"name": "plain", "cloudInitNoCloud": {"userData": "#cloud-config"}},
+        ],
+    }));
+    let pod = launcher_pod(&object, &config(true)).unwrap();
+    insta::assert_yaml_snapshot!(pod.spec);
+}
+
+#[test]
+fn high_ports_need_no_sysctl() {
+    let interfaces = json!([{"name": "default", "masquerade": {}, "ports": [{"port": 1024}]}]);
+    let devices = json!({ "interfaces": interfaces });
+    let object = vmi(json!({"domain": {"memory": {"guest": "64Mi"}, "devices": devices}}));
+    let spec = launcher_pod(&object, &config(true)).unwrap().spec.unwrap();
+    assert_eq!(spec.security_context.unwrap().sysctls, None);
+}
+
+#[test]
 fn without_a_kernel_there_are_no_init_containers() {
     let pod =
         launcher_pod(&vmi(json!({"domain": {"memory": {"guest": "64Mi"}, "devices": {}}})), &config(true));

@@ -212,6 +212,26 @@ fn dropped(reason: &str) -> String {
 }
 
 #[test]
+fn a_target_must_have_the_added_labels_and_the_instances_own_count_more() {
+    let mut inputs = inputs("Pending", "", &["source"]);
+    let mut migration = (*inputs.migration).clone();
+    migration.spec.added_node_selector =
+        [("zone", "b"), ("disk", "slow")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    inputs.migration = Arc::new(migration);
+    let mut vmi = (**inputs.vmi.as_ref().unwrap()).clone();
+    vmi.spec.node_selector = serde_json::from_value(json!({"disk": "fast"})).unwrap();
+    inputs.vmi = Some(Arc::new(vmi));
+    let decision = decide(&inputs, at(NOW));
+    let pod = decision.actions.iter().find_map(|action| match action {
+        Action::CreatePod(pod) => Some(pod),
+        _ => None,
+    });
+    let selector = pod.unwrap().spec.as_ref().unwrap().node_selector.clone().unwrap();
+    assert_eq!((selector["zone"].as_str(), selector["disk"].as_str()), ("b", "fast"));
+    assert_eq!(selector[labels::SCHEDULABLE], "true");
+}
+
+#[test]
 fn the_road() {
     let both: &[&str] = &["source", "target"];
     let table: &[(&str, &str, &[&str], &str)] = &[

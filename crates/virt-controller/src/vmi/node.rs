@@ -65,8 +65,8 @@ impl NodeSeen {
     /// A kubelet that is silent makes a node not ready; the virt-handler beside it may go on, and then knows better.
     pub(super) fn health(&self, now: Timestamp) -> Health {
         match self {
-            Self::None => Health::Heard { again: None },
-            Self::Gone(name) => Health::Unheard(format!("node {name} doesn't exist any more")),
+            // The object of a node is gone at once, and its virt-handler may speak until its pods are removed as well.
+            Self::None | Self::Gone(_) => Health::Heard { again: None },
             Self::Here(facts) => {
                 let Some(since) = facts.not_ready_since else { return Health::Heard { again: None } };
                 let due = facts.heartbeat.map_or(since, |heartbeat| heartbeat + SILENCE);
@@ -82,11 +82,12 @@ impl NodeSeen {
     /// Why a launcher pod is gone that nobody saw end, if it is because of its node.
     pub(super) fn took_its_pods(&self, now: Timestamp) -> Option<String> {
         match (self, self.health(now)) {
+            (Self::Gone(name), _) => Some(format!("node {name} doesn't exist any more")),
             (_, Health::Unheard(why)) => Some(why),
             (Self::Here(facts), Health::Heard { .. }) if facts.out_of_service => {
                 Some(format!("node {} is marked out of service", facts.name))
             }
-            (Self::None | Self::Gone(_) | Self::Here(_), Health::Heard { .. }) => None,
+            (Self::None | Self::Here(_), Health::Heard { .. }) => None,
         }
     }
 }

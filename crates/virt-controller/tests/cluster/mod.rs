@@ -74,10 +74,12 @@ impl Controller {
     /// Brings the view up to date.
     pub fn look(&mut self) {
         let mut state = self.api.lock();
-        for name in ["n1", "n2", "n3"] {
-            let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
-            let node = json!({"metadata": {"name": name}, "status": ready});
-            state.objects.entry((NODES.to_owned(), name.to_owned())).or_insert(node);
+        if state.of(NODES).next().is_none() {
+            for name in ["n1", "n2", "n3"] {
+                let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+                let node = json!({"metadata": {"name": name}, "status": ready});
+                state.objects.insert((NODES.to_owned(), name.to_owned()), node);
+            }
         }
         fill(&mut self.nodes, state.of(NODES));
         fill(&mut self.vms, state.of(VMS));
@@ -169,14 +171,15 @@ pub fn surroundings(api: &Api) {
     state.crash = crash;
 }
 
-/// A node that has no launcher of this instance: the first, or the one that its guest can move to.
+/// A node that has no launcher of this instance: the first that there is, or the one that its guest can move to.
 fn free_node(state: &api::State, vmi: &Value) -> &'static str {
+    let there = |node: &str| state.of(NODES).any(|object| object["metadata"]["name"] == node);
     let taken = |node: &str| {
         state.of(PODS).any(|pod| {
             pod["metadata"]["ownerReferences"][0]["uid"] == *vmi && pod["spec"]["nodeName"] == node
         })
     };
-    if taken("n1") { "n2" } else { "n1" }
+    if taken("n1") || !there("n1") { "n2" } else { "n1" }
 }
 
 /// Makes an object.

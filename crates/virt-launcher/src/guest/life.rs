@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::intent::{Act, AtPoweroff, Ending, Intent, at_poweroff};
 use super::{Guest, Start};
 use crate::console::Typed;
-use crate::disks::{self, DiskError};
+use crate::disks::{self, DiskError, Images};
 use crate::domain::Event;
 use crate::migration;
 use crate::process::{Exit, ProcessError};
@@ -49,6 +49,8 @@ enum StartError {
     Accept { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Qmp(#[from] QmpError),
+    #[error("{words} ({source})")]
+    Said { source: Box<StartError>, words: String },
 }
 
 /// QEMU's process.
@@ -74,10 +76,18 @@ async fn try_live(
     start: Start,
 ) -> Result<(), StartError> {
     let paths = &guest.0.settings.paths;
-    disks::create(&spec.disks, paths)?;
+    let images = tokio::select! {
+        images = disks::create(&spec.disks, paths, &guest.0.processes) => images?,
+        () = guest.to_end() => {
+            // An image may be long in coming, and there is no QEMU to end.
+            guest.note(Event::KillAsked { detail: "ended before QEMU was started".into() });
+            guest.note(Event::Exited { exit: Exit::Unknown, stderr: String::new() });
+            return Ok(());
+        }
+    };
     let serial = spec.console.then(|| bind(&paths.serial())).transpose()?;
     let control = bind(&paths.qmp())?;
-    let mut process = spawn(guest, spec, accel, start)?;
+    let mut process = spawn(guest, spec, images, accel, start)?;
     let connected = tokio::select! {
         connected = connect(guest, serial, control, typed) => connected,
         exit = &mut process.exit => {
@@ -100,18 +110,27 @@ async fn try_live(
             guest.0.processes.kill(process.pid);
             // Its end is certain now; that it has one is all that matters.
             drop(process.exit.await);
-            Err(err)
+            let words = last_words(process.words).await;
+            if words.is_empty() { Err(err) } else { Err(StartError::Said { source: Box::new(err), words }) }
         }
     }
 }
 
-fn spawn(guest: &Guest, spec: &GuestSpec, accel: Accel, start: Start) -> Result<Process, StartError> {
+fn spawn(
+    guest: &Guest,
+    spec: &GuestSpec,
+    images: Images,
+    accel: Accel,
+    start: Start,
+) -> Result<Process, StartError> {
     let paths = &guest.0.settings.paths;
-    let args = command_line(spec, paths, accel, start == Start::Incoming);
+    let args = command_line(spec, &images.inherited(), paths, accel, start == Start::Incoming);
     tracing::info!(qemu = %paths.qemu.display(), args = ?args, "starting QEMU");
     let mut command = Command::new(&paths.qemu);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    images.let_inherit()?;
     let child = guest.0.processes.spawn(&mut command)?;
+    drop(images);
     guest.note(Event::Spawned { pid: child.pid });
     let words = tokio::spawn(async move {
         let mut lines = BufReader::new(child.stderr).lines();
@@ -319,10 +338,15 @@ async fn end(
             tracing::warn!("QEMU's control connection has outlived QEMU");
         }
     }
-    let stderr = match tokio::time::timeout(LAST_WORDS_TIMEOUT, words).await {
+    let stderr = last_words(words).await;
+    guest.note(Event::Exited { exit, stderr });
+}
+
+/// What a QEMU that has ended said at last.
+async fn last_words(words: JoinHandle<String>) -> String {
+    match tokio::time::timeout(LAST_WORDS_TIMEOUT, words).await {
         Ok(Ok(stderr)) => stderr,
         // A child of QEMU's holds its stderr: there is nothing more to wait for.
         Ok(Err(_)) | Err(_) => String::new(),
-    };
-    guest.note(Event::Exited { exit, stderr });
+    }
 }

@@ -3,22 +3,31 @@
 //! Devices get their PCI addresses in the order in which they stand here, and guests know
 //! their devices by these addresses: new ones are added behind the old ones.
 
+mod disks;
+
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::Accel;
-use super::spec::{Bus, DiskSpec, GuestSpec, InterfaceSpec, Nic};
-use crate::paths::Paths;
+use kubevirt_types::vmi::Protocol;
 
-/// Ports of one AHCI controller.
-const SATA_PORTS: usize = 6;
+use super::Accel;
+use super::spec::{GuestSpec, InterfaceSpec, Nic};
+use crate::disks::Inherited;
+use crate::paths::Paths;
 
 /// All arguments of QEMU. It starts with the guest stopped, connected to our serial and
 /// QMP sockets, so that nothing the guest does can be missed.
 ///
 /// With `incoming` it waits for a guest from elsewhere: to be the same machine, it must have
-/// the same arguments otherwise.
-pub fn command_line(guest: &GuestSpec, paths: &Paths, accel: Accel, incoming: bool) -> Vec<OsString> {
+/// the same arguments otherwise. `images` are those of its container disks, by volume.
+pub fn command_line(
+    guest: &GuestSpec,
+    images: &BTreeMap<String, Inherited>,
+    paths: &Paths,
+    accel: Accel,
+    incoming: bool,
+) -> Vec<OsString> {
     let mut line = Line(Vec::new());
     base(&mut line, guest);
     processor(&mut line, guest, accel);
@@ -33,7 +42,7 @@ pub fn command_line(guest: &GuestSpec, paths: &Paths, accel: Accel, incoming: bo
     for (i, interface) in guest.interfaces.iter().enumerate() {
         network(&mut line, i, interface);
     }
-    disks(&mut line, &guest.disks, paths);
+    disks::disks(&mut line, &guest.disks, images, paths);
     if incoming {
         line.add("-incoming", "defer");
     }
@@ -103,42 +112,25 @@ fn screen(line: &mut Line, guest: &GuestSpec, paths: &Paths) {
 }
 
 fn network(line: &mut Line, i: usize, interface: &InterfaceSpec) {
-    line.add("-netdev", format!("user,id=net{i}"));
-    let model = match interface.nic {
+    let InterfaceSpec { name, mac, nic, network, ports } = interface;
+    let mut netdev = format!(
+        "user,id=net{i},ipv6=off,net={}/{},host={},dns={},dhcpstart={}",
+        network.network, network.prefix, network.gateway, network.dns, network.guest
+    );
+    for (protocol, port) in ports {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        netdev += &format!(",hostfwd={protocol}::{port}-{}:{port}", network.guest);
+    }
+    line.add("-netdev", netdev);
+    let model = match nic {
         Nic::Virtio => "virtio-net-pci",
         Nic::E1000 => "e1000",
     };
     // No romfile: there is nothing to boot from on this network.
-    let InterfaceSpec { name, mac, .. } = interface;
     line.add("-device", format!("{model},id=net-{name},netdev=net{i},mac={mac},romfile="));
-}
-
-fn disks(line: &mut Line, disks: &[DiskSpec], paths: &Paths) {
-    let mut ports = 0;
-    for (i, disk) in disks.iter().enumerate() {
-        let access = if disk.readonly { "read-only=on" } else { "read-only=off" };
-        line.option(
-            "-blockdev",
-            &format!("driver=raw,node-name=disk{i},{access},discard=unmap,file.driver=file,file.filename="),
-            paths.empty_disk(&disk.volume).as_os_str(),
-        );
-        let device = match disk.bus {
-            Bus::Virtio => "virtio-blk-pci".to_owned(),
-            Bus::Sata => {
-                let (controller, port) = (ports / SATA_PORTS, ports % SATA_PORTS);
-                if port == 0 {
-                    line.add("-device", format!("ahci,id=sata{controller}"));
-                }
-                ports += 1;
-                format!("ide-hd,bus=sata{controller}.{port}")
-            }
-        };
-        let device = format!("{device},id=disk-{},drive=disk{i}", disk.name);
-        match &disk.serial {
-            None => line.add("-device", device),
-            Some(serial) => line.option("-device", &format!("{device},serial="), OsStr::new(serial)),
-        }
-    }
 }
 
 /// Arguments as they are: nothing is ever joined for a shell.
@@ -165,96 +157,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::args::Args;
-    use crate::qemu::spec::BootSpec;
-
-    fn tick() -> GuestSpec {
-        GuestSpec {
-            name: "default_tick".into(),
-            uuid: "6fe59d2c-9c0b-4f0e-8a80-0123456789ab".into(),
-            serial: None,
-            machine: "q35".into(),
-            cpu_model: None,
-            topology: (1, 1, 1),
-            memory_mib: 96,
-            boot: Some(BootSpec { args: Some("console=ttyS0 quiet".into()), initrd: true }),
-            disks: Vec::new(),
-            interfaces: vec![InterfaceSpec {
-                name: "default".into(),
-                mac: "02:00:00:00:00:01".into(),
-                nic: Nic::Virtio,
-            }],
-            console: true,
-            graphics: true,
-            rng: false,
-            start_paused: false,
-        }
-    }
-
-    fn disk(name: &str, bus: Bus) -> DiskSpec {
-        DiskSpec { name: name.into(), volume: name.into(), bytes: 1, bus, readonly: false, serial: None }
-    }
-
-    fn lines(guest: &GuestSpec, accel: Accel) -> String {
-        let run = ["virt-launcher", "--name", "tick", "--namespace", "default", "--uid", "u"];
-        let paths = Args::try_parse_from(run).unwrap().run.paths;
-        let line: Vec<String> = command_line(guest, &paths, accel, false)
-            .into_iter()
-            .map(|arg| arg.into_string().unwrap())
-            .collect();
-        line.join("\n").replace("\n-", "\n\n-")
-    }
-
-    #[test]
-    fn the_tick_guest_emulated() {
-        insta::assert_snapshot!(lines(&tick(), Accel::Tcg));
-    }
-
-    #[test]
-    fn everything_with_kvm() {
-        let guest = GuestSpec {
-            serial: Some("a,b".into()),
-            machine: "pc-i440fx-7.2".into(),
-            cpu_model: Some("Haswell-noTSX".into()),
-            topology: (2, 4, 1),
-            boot: None,
-            disks: vec![
-                DiskSpec { readonly: true, serial: Some("S,1".into()), ..disk("data", Bus::Virtio) },
-                disk("old", Bus::Sata),
-                disk("older", Bus::Sata),
-            ],
-            interfaces: vec![InterfaceSpec {
-                name: "red".into(),
-                mac: "02:00:00:00:00:02".into(),
-                nic: Nic::E1000,
-            }],
-            console: false,
-            graphics: false,
-            rng: true,
-            ..tick()
-        };
-        insta::assert_snapshot!(lines(&guest, Accel::Kvm));
-    }
-
-    #[test]
-    fn a_guest_from_elsewhere_finds_the_same_machine() {
-        let run = ["virt-launcher", "--name", "tick", "--namespace", "default", "--uid", "u"];
-        let paths = Args::try_parse_from(run).unwrap().run.paths;
-        let fresh = command_line(&tick(), &paths, Accel::Tcg, false);
-        let incoming = command_line(&tick(), &paths, Accel::Tcg, true);
-        assert_eq!(incoming[..fresh.len()], fresh);
-        assert_eq!(incoming[fresh.len()..], ["-incoming", "defer"]);
-    }
-
-    #[test]
-    fn the_seventh_sata_disk_gets_a_second_controller() {
-        let disks = (0..7).map(|i| disk(&format!("d{i}"), Bus::Sata)).collect();
-        let text = lines(&GuestSpec { disks, ..tick() }, Accel::Tcg);
-        assert_eq!(text.matches("ahci,id=").count(), 2);
-        assert!(text.contains("ide-hd,bus=sata1.0,id=disk-d6,drive=disk6"), "{text}");
-    }
-}
+mod tests;

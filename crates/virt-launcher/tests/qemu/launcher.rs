@@ -11,7 +11,7 @@ use handler_launcher_com::launcher::{
     SyncOptions, SyncVirtualMachineRequest,
 };
 use kubevirt_stream::attach::{self, AttachRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -21,21 +21,26 @@ const UID: &str = "6fe59d2c-9c0b-4f0e-8a80-0123456789ab";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Launcher {
-    dir: PathBuf,
+    pub dir: PathBuf,
+    vmi: Vec<u8>,
     process: Child,
     /// Nobody's, while virt-handler is away.
     rpc: Option<handler_launcher_com::Launcher>,
 }
 
-fn vmi() -> Vec<u8> {
+/// The tick guest, with these disks, interfaces and so on.
+pub fn tick(devices: Value, volumes: Value) -> Value {
     let boot = json!({
         "kernelArgs": "console=ttyS0 quiet",
         "container": {"image": "x", "kernelPath": "/k", "initrdPath": "/i"},
     });
+    json!({"domain": {"memory": {"guest": "96Mi"}, "firmware": {"kernelBoot": boot}, "devices": devices}, "volumes": volumes})
+}
+
+fn vmi(spec: &Value) -> Vec<u8> {
     json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-        "metadata": {"name": "tick", "namespace": "default", "uid": UID},
-        "spec": {"domain": {"memory": {"guest": "96Mi"}, "firmware": {"kernelBoot": boot}, "devices": {}}},
+        "metadata": {"name": "tick", "namespace": "default", "uid": UID}, "spec": spec,
     })
     .to_string()
     .into_bytes()
@@ -47,10 +52,14 @@ fn options() -> Option<SyncOptions> {
 
 impl Launcher {
     pub async fn start(name: &str) -> Self {
+        Self::start_for(name, &tick(json!({}), json!([]))).await
+    }
+
+    pub async fn start_for(name: &str, spec: &Value) -> Self {
         let dir = std::env::temp_dir().join(format!("vlm-{}-{name}", std::process::id()));
         let variable = |name| std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set"));
         let guest = PathBuf::from(variable("KUBEVIRT_TEST_GUEST"));
-        for part in ["sockets", "private", "disks", "boot"] {
+        for part in ["sockets", "private", "disks", "boot", "images"] {
             std::fs::create_dir_all(dir.join(part)).unwrap();
         }
         std::os::unix::fs::symlink(guest.join("vmlinuz"), dir.join("boot/kernel")).unwrap();
@@ -68,13 +77,19 @@ impl Launcher {
             .arg(dir.join("boot"))
             .arg("--termination-log")
             .arg(dir.join("last-words"))
+            .arg("--container-disks-dir")
+            .arg(dir.join("images"))
+            .arg("--cloud-init-dir")
+            .arg(dir.join("cloud-init"))
+            .arg("--qemu-img")
+            .arg(variable("KUBEVIRT_TEST_QEMU_IMG"))
             .arg("--qemu")
             .arg(variable("KUBEVIRT_TEST_QEMU"))
             .stderr(Stdio::from(log))
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut launcher = Self { dir, process, rpc: None };
+        let mut launcher = Self { dir, vmi: vmi(spec), process, rpc: None };
         launcher.dial().await;
         launcher
     }
@@ -106,9 +121,13 @@ impl Launcher {
         self.dial().await;
     }
 
-    pub async fn boot(&mut self) {
-        let request = SyncVirtualMachineRequest { vmi_json: vmi(), options: options() };
+    pub async fn sync(&mut self) {
+        let request = SyncVirtualMachineRequest { vmi_json: self.vmi.clone(), options: options() };
         self.rpc().client.sync_virtual_machine(request).await.unwrap();
+    }
+
+    pub async fn boot(&mut self) {
+        self.sync().await;
         self.until(|state| state.phase() == DomainPhase::Running).await;
     }
 
@@ -118,7 +137,7 @@ impl Launcher {
         let request = PrepareMigrationSourceRequest { migration_uid: migration_uid.clone() };
         let source = self.rpc().client.prepare_migration_source(request).await.unwrap().into_inner();
         let request = PrepareMigrationTargetRequest {
-            vmi_json: vmi(),
+            vmi_json: to.vmi.clone(),
             options: self::options(),
             migration_uid: migration_uid.clone(),
             source_certificate_sha256: source.certificate_sha256,

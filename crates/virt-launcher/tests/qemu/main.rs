@@ -1,11 +1,13 @@
 //! Launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice; it reboots.
 //!
-//! Needs `KUBEVIRT_TEST_QEMU` (a program that runs the launcher image's QEMU) and
-//! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/qemu-test.sh` sets both.
+//! Needs `KUBEVIRT_TEST_QEMU` and `KUBEVIRT_TEST_QEMU_IMG` (programs that run those of the launcher's image) and
+//! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/qemu-test.sh` sets all.
 
 #![allow(clippy::unwrap_used)]
 
+mod disks;
 mod launcher;
+mod network;
 
 use std::time::Duration;
 

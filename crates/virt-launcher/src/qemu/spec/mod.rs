@@ -4,11 +4,16 @@
 //! it is written into. Admission has refused most of what is refused here; a launcher may be
 //! younger or older than the admission that let an object in, so it looks for itself.
 
-mod devices;
+mod disks;
+mod network;
 
 use kubevirt_types::quantity::Quantity;
-use kubevirt_types::vmi::{StartStrategy, VirtualMachineInstance};
+use kubevirt_types::vmi::{Protocol, StartStrategy, VirtualMachineInstance};
 use thiserror::Error;
+
+pub use network::Masquerade;
+
+use crate::seed::SeedSpec;
 
 /// The machine where none is named; admission writes it into the object.
 const DEFAULT_MACHINE: &str = "q35";
@@ -66,6 +71,25 @@ pub enum Bus {
     Virtio,
     /// AHCI.
     Sata,
+    /// A CD-ROM at AHCI.
+    SataCdrom,
+}
+
+/// What is behind a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing, at first.
+    Empty {
+        /// Its size.
+        bytes: u64,
+    },
+    /// An image that another container of the pod holds, under what the guest writes.
+    Container {
+        /// Whether every node gets the same: its name says what is in it.
+        pinned: bool,
+    },
+    /// What cloud-init is told.
+    Seed(SeedSpec),
 }
 
 /// A disk.
@@ -75,12 +99,14 @@ pub struct DiskSpec {
     pub name: String,
     /// Its volume's name.
     pub volume: String,
-    /// Its size.
-    pub bytes: u64,
+    /// What is behind it.
+    pub source: Source,
     /// How it is attached.
     pub bus: Bus,
     /// Whether it can't be written.
     pub readonly: bool,
+    /// What the firmware tries to boot from first: the lowest.
+    pub boot_order: Option<u32>,
     /// Serial number that the guest sees.
     pub serial: Option<String>,
 }
@@ -103,6 +129,10 @@ pub struct InterfaceSpec {
     pub mac: String,
     /// What it looks like.
     pub nic: Nic,
+    /// The network behind it.
+    pub network: Masquerade,
+    /// What of the guest is reached at the pod's address.
+    pub ports: Vec<(Protocol, u16)>,
 }
 
 /// A VirtualMachineInstance that can't be run.
@@ -176,8 +206,23 @@ impl GuestSpec {
 
     /// Why this guest can't be moved to another node, if so.
     pub fn not_migratable(&self) -> Option<String> {
-        let disk = self.disks.first()?;
-        Some(format!("volume {:?} is an emptyDisk: its content is on this node only", disk.volume))
+        self.disks.iter().find_map(|disk| {
+            let (kind, why) = match (&disk.source, disk.readonly) {
+                (Source::Empty { .. }, false) => ("an emptyDisk", "its content is on this node only"),
+                (Source::Container { .. }, false) => {
+                    ("a containerDisk", "what the guest writes to it is on this node only")
+                }
+                (Source::Container { pinned: false }, true) => (
+                    "a containerDisk",
+                    "its image isn't named by its digest, so another node may have another one",
+                ),
+                // Made again from the same instance, it is the same.
+                (Source::Empty { .. } | Source::Container { pinned: true }, true) | (Source::Seed(_), _) => {
+                    return None;
+                }
+            };
+            Some(format!("volume {:?} is {kind}: {why}", disk.volume))
+        })
     }
 
     fn of(vmi: &VirtualMachineInstance) -> Result<Self, SpecError> {
@@ -208,8 +253,8 @@ impl GuestSpec {
             ),
             memory_mib: memory_mib(vmi)?,
             boot,
-            disks: devices::disks(&devices.disks, &vmi.spec.volumes)?,
-            interfaces: devices::interfaces(&devices.interfaces, devices.autoattach_pod_interface, uid)?,
+            disks: disks::disks(vmi)?,
+            interfaces: network::interfaces(&vmi.spec, uid)?,
             console: devices.autoattach_serial_console.unwrap_or(true),
             graphics: devices.autoattach_graphics_device.unwrap_or(true),
             rng: devices.rng.is_some(),
