@@ -59,7 +59,7 @@ build_images() {
       build "$registry/$name:$release" "$REPO/images/$name/Dockerfile" "$BINARIES/$name" "$CACHE/release/kubevirt-release"
       tags+=("$registry/$name:$release")
     done
-    build "$registry/tick-guest:$release" "$REPO/images/tick-guest/Dockerfile" "$guest/boot" "$guest/disk"
+    build "$registry/tick-guest:$release" "$REPO/images/tick-guest/Dockerfile" "$guest"/{boot,disk,bin}
     tags+=("$registry/tick-guest:$release")
   done
 }

@@ -1,5 +1,6 @@
 #!/bin/bash
-# tick-guest.sh OUT: the test guest's kernel and initramfs, at OUT/boot, and a disk that it can be given, at OUT/disk.
+# tick-guest.sh OUT: the test guest's kernel and initramfs, at OUT/boot, a disk that it can be given, at OUT/disk,
+# and busybox, at OUT/bin.
 # The kernel is Debian's; the initramfs is busybox, a few modules and images/tick-guest/{init,lease}.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -39,6 +40,7 @@ mkdir "$out/boot" "$out/disk"
 (cd initramfs && find . | cpio --quiet -o -H newc -R 0:0) >"$out/boot/initramfs.img"
 install -m 644 root/boot/vmlinuz-* "$out/boot/vmlinuz"
 chmod 644 "$out/boot/initramfs.img"
+install -D -m 755 root/bin/busybox "$out/bin/busybox"
 echo "the tick guest's disk" >"$out/disk/disk.img"
 truncate -s 1M "$out/disk/disk.img"
 chmod 644 "$out/disk/disk.img"

@@ -69,6 +69,24 @@ pub async fn until(socket: &mut Socket, what: &str, limit: Duration) -> anyhow::
     Ok(heard)
 }
 
+/// Reads a console as long as what it has said so far asks for more, until `limit` is over or it ends; returns all of it.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn while_heard(
+    socket: &mut Socket,
+    limit: Duration,
+    more: impl Fn(&str) -> bool,
+) -> anyhow::Result<String> {
+    let mut heard = String::new();
+    let give_up = tokio::time::Instant::now() + limit;
+    while more(&heard) {
+        let Ok(Some(message)) = tokio::time::timeout_at(give_up, socket.next()).await else { break };
+        heard.push_str(&String::from_utf8_lossy(&message?.into_data()));
+    }
+    Ok(heard)
+}
+
 /// Runs a command in a pod and returns what it printed (protocol `v5.channel.k8s.io`: the first byte of
 /// a message names its channel, 1 is stdout, 2 stderr, 3 the final status).
 pub async fn exec(client: &Client, namespace: &str, pod: &str, command: &[&str]) -> anyhow::Result<String> {

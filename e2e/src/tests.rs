@@ -4,6 +4,7 @@ mod adopt;
 mod endings;
 mod ends;
 mod faults;
+mod guest;
 mod hands;
 mod install;
 mod lifecycle;
@@ -23,6 +24,9 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, install::looks_as_a_user_knows_it),
         test!("vm", core: true, lifecycle::run_strategies),
         test!("vm", core: true, lifecycle::what_does_not_work_is_refused),
+        test!("vm", core: true, guest::finds_its_devices),
+        test!("vm", core: false, guest::of_a_cloud),
+        test!("vm", core: false, guest::without_its_image),
         test!("vm", core: false, endings::of_every_kind),
         test!("vm", core: false, endings::none_at_a_reboot),
         test!("vm", core: false, adopt::in_any_state),

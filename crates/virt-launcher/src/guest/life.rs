@@ -24,7 +24,7 @@ use crate::domain::Event;
 use crate::migration;
 use crate::process::{Exit, ProcessError};
 use crate::qemu::spec::GuestSpec;
-use crate::qemu::{Accel, command_line};
+use crate::qemu::{Accel, Surroundings, command_line, resolv};
 use crate::qmp::{self, Qmp, QmpError};
 
 /// QEMU connects before it makes the machine; this is for nodes on their knees.
@@ -124,7 +124,9 @@ fn spawn(
     start: Start,
 ) -> Result<Process, StartError> {
     let paths = &guest.0.settings.paths;
-    let args = command_line(spec, &images.inherited(), paths, accel, start == Start::Incoming);
+    let search = resolv::search_domains(Path::new(resolv::RESOLV_CONF));
+    let around = Surroundings { paths, accel, images: images.inherited(), search };
+    let args = command_line(spec, &around, start == Start::Incoming);
     tracing::info!(qemu = %paths.qemu.display(), args = ?args, "starting QEMU");
     let mut command = Command::new(&paths.qemu);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null());

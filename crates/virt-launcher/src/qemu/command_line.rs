@@ -16,21 +16,29 @@ use super::spec::{GuestSpec, InterfaceSpec, Nic};
 use crate::disks::Inherited;
 use crate::paths::Paths;
 
+/// What QEMU's arguments depend on beside the guest.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Where everything is.
+    pub paths: &'a Paths,
+    /// What runs the guest's instructions.
+    pub accel: Accel,
+    /// Images of the guest's container disks, by volume.
+    pub images: BTreeMap<String, Inherited>,
+    /// Domains in which the guest is to look for names.
+    pub search: Vec<String>,
+}
+
 /// All arguments of QEMU. It starts with the guest stopped, connected to our serial and
 /// QMP sockets, so that nothing the guest does can be missed.
 ///
 /// With `incoming` it waits for a guest from elsewhere: to be the same machine, it must have
-/// the same arguments otherwise. `images` are those of its container disks, by volume.
-pub fn command_line(
-    guest: &GuestSpec,
-    images: &BTreeMap<String, Inherited>,
-    paths: &Paths,
-    accel: Accel,
-    incoming: bool,
-) -> Vec<OsString> {
+/// the same arguments otherwise.
+pub fn command_line(guest: &GuestSpec, around: &Surroundings<'_>, incoming: bool) -> Vec<OsString> {
+    let paths = around.paths;
     let mut line = Line(Vec::new());
     base(&mut line, guest);
-    processor(&mut line, guest, accel);
+    processor(&mut line, guest, around.accel);
     line.add("-m", format!("size={}M", guest.memory_mib));
     boot(&mut line, guest, paths);
     control(&mut line, guest, paths);
@@ -40,9 +48,9 @@ pub fn command_line(
         line.add("-device", "virtio-rng-pci,id=rng,rng=rng0");
     }
     for (i, interface) in guest.interfaces.iter().enumerate() {
-        network(&mut line, i, interface);
+        network(&mut line, i, interface, &around.search);
     }
-    disks::disks(&mut line, &guest.disks, images, paths);
+    disks::disks(&mut line, &guest.disks, &around.images, paths);
     if incoming {
         line.add("-incoming", "defer");
     }
@@ -111,12 +119,15 @@ fn screen(line: &mut Line, guest: &GuestSpec, paths: &Paths) {
     }
 }
 
-fn network(line: &mut Line, i: usize, interface: &InterfaceSpec) {
+fn network(line: &mut Line, i: usize, interface: &InterfaceSpec, search: &[String]) {
     let InterfaceSpec { name, mac, nic, network, ports } = interface;
     let mut netdev = format!(
         "user,id=net{i},ipv6=off,net={}/{},host={},dns={},dhcpstart={}",
         network.network, network.prefix, network.gateway, network.dns, network.guest
     );
+    for domain in search {
+        netdev += &format!(",dnssearch={domain}");
+    }
     for (protocol, port) in ports {
         let protocol = match protocol {
             Protocol::Tcp => "tcp",

@@ -1,15 +1,16 @@
-//! From a VirtualMachineInstance to QEMU's command line. Pure, but for looking at `/dev/kvm`.
+//! From a VirtualMachineInstance to QEMU's command line. Pure, but for looking at `/dev/kvm` and `/etc/resolv.conf`.
 //!
 //! Never starts anything.
 
 mod command_line;
+pub mod resolv;
 pub mod spec;
 
 use std::path::Path;
 
 use thiserror::Error;
 
-pub use command_line::command_line;
+pub use command_line::{Surroundings, command_line};
 
 /// What runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

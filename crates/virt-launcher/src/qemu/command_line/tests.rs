@@ -54,16 +54,21 @@ fn paths() -> Paths {
     Args::try_parse_from(run).unwrap().run.paths
 }
 
-fn lines_with(guest: &GuestSpec, images: &BTreeMap<String, Inherited>, accel: Accel) -> String {
-    let line: Vec<String> = command_line(guest, images, &paths(), accel, false)
-        .into_iter()
-        .map(|arg| arg.into_string().unwrap())
-        .collect();
+fn lines_with(
+    guest: &GuestSpec,
+    images: BTreeMap<String, Inherited>,
+    search: &[&str],
+    accel: Accel,
+) -> String {
+    let search = search.iter().map(|domain| (*domain).to_owned()).collect();
+    let around = Surroundings { paths: &paths(), accel, images, search };
+    let line: Vec<String> =
+        command_line(guest, &around, false).into_iter().map(|arg| arg.into_string().unwrap()).collect();
     line.join("\n").replace("\n-", "\n\n-")
 }
 
 fn lines(guest: &GuestSpec, accel: Accel) -> String {
-    lines_with(guest, &BTreeMap::new(), accel)
+    lines_with(guest, BTreeMap::new(), &[], accel)
 }
 
 #[test]
@@ -121,16 +126,19 @@ fn a_guest_with_images_a_seed_and_ports() {
     let image = |volume: &str, fd, format| (volume.to_owned(), Inherited { fd, format });
     let images =
         [image("root", 21, Format::Qcow2), image("install", 22, Format::Raw), image("more", 23, Format::Raw)];
-    let text = lines_with(&guest, &BTreeMap::from(images), Accel::Tcg);
+    let text =
+        lines_with(&guest, BTreeMap::from(images), &["ns.svc.cluster.local", "cluster.local"], Accel::Tcg);
     assert!(!text.contains("hidden"));
     insta::assert_snapshot!(text);
 }
 
 #[test]
 fn a_guest_from_elsewhere_finds_the_same_machine() {
-    let images = BTreeMap::new();
-    let fresh = command_line(&tick(), &images, &paths(), Accel::Tcg, false);
-    let incoming = command_line(&tick(), &images, &paths(), Accel::Tcg, true);
+    let paths = paths();
+    let around =
+        Surroundings { paths: &paths, accel: Accel::Tcg, images: BTreeMap::new(), search: Vec::new() };
+    let fresh = command_line(&tick(), &around, false);
+    let incoming = command_line(&tick(), &around, true);
     assert_eq!(incoming[..fresh.len()], fresh);
     assert_eq!(incoming[fresh.len()..], ["-incoming", "defer"]);
 }
