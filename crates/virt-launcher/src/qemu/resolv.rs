@@ -13,8 +13,7 @@ pub fn search_domains(file: &Path) -> Vec<String> {
 /// The last `search` counts. What isn't a domain could break out of QEMU's option, and is left out.
 fn parse(text: &str) -> Vec<String> {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let lines = text.lines().map(words);
-    let last = lines.filter(|words| words.first().is_some_and(|first| first == "search")).next_back();
+    let last = text.lines().map(words).rfind(|words| words.first().is_some_and(|first| first == "search"));
     last.into_iter().flatten().skip(1).filter(|domain| is_domain(domain)).collect()
 }
 
