@@ -19,7 +19,12 @@ exec $work/root/usr/lib64/ld-linux-x86-64.so.2 \\
   --library-path $work/root/usr/lib/x86_64-linux-gnu:$work/root/usr/lib $work/root/usr/bin/qemu-system-x86_64 \\
   -L $work/root/usr/share/qemu -L $work/root/usr/share/seabios "\$@"
 EOF
-chmod +x "$work/qemu"
+cat >"$work/qemu-img" <<EOF
+#!/bin/sh
+exec $work/root/usr/lib64/ld-linux-x86-64.so.2 \\
+  --library-path $work/root/usr/lib/x86_64-linux-gnu:$work/root/usr/lib $work/root/usr/bin/qemu-img "\$@"
+EOF
+chmod +x "$work/qemu" "$work/qemu-img"
 cd "$REPO"
 KUBEVIRT_TEST_QEMU=$work/qemu KUBEVIRT_TEST_QEMU_IMG=$work/qemu-img KUBEVIRT_TEST_GUEST=$guest \
   cargo test -q -p virt-launcher --test qemu -- --ignored --test-threads 1 --nocapture "$@"

@@ -73,6 +73,10 @@ pub fn started(vm: &VirtualMachine) -> Result<(), Refusal> {
 /// Where the first interface of an instance is reached.
 pub fn address(vmi: &VirtualMachineInstance, port: Port) -> Result<SocketAddr, Refusal> {
     let status = vmi.status.clone().unwrap_or_default();
+    // Its address stays in its status, and may be another pod's by now.
+    if status.phase.is_final() {
+        return Err(Refusal::conflict(Subject::vmi(vmi.name()), "VMI is not running"));
+    }
     if condition::is_true(&status.conditions, "Paused") {
         return Err(Refusal::conflict(Subject::vmi(vmi.name()), "VMI is paused"));
     }
@@ -160,14 +164,18 @@ mod tests {
         let at = |address: &str| json!({"phase": "Running", "interfaces": [{"name": "default", "ipAddress": address}]});
         let paused = json!({"phase": "Running", "conditions": [{"type": "Paused", "status": "True"}],
             "interfaces": [{"name": "default", "ipAddress": "10.0.0.1"}]});
+        let ended = |phase: &str| json!({"phase": phase, "interfaces": [{"name": "default", "ipAddress": "10.0.0.1"}]});
         let conflict =
             r#"409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "a": VMI is paused"#;
+        let over = r#"409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "a": VMI is not running"#;
         for (status, expected) in [
             (at("10.0.0.1"), "10.0.0.1:22"),
             (at("fd00::1"), "[fd00::1]:22"),
             (at(""), "400 network interface \"default\" has no IP address yet"),
             (json!({"phase": "Running"}), "400 no network interfaces are present"),
             (paused, conflict),
+            (ended("Succeeded"), over),
+            (ended("Failed"), over),
         ] {
             assert_eq!(
                 said(address(&vmi(json!({"name": "default"}), status.clone()), SSH)),
