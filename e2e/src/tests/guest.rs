@@ -255,7 +255,11 @@ async fn answers_pods(context: &Context, vms: &Vms, name: &str) -> anyhow::Resul
     let address = address.with_context(|| format!("no address: {:?}", status.interfaces))?;
     let nodes = schedulable_nodes(&context.cluster).await?;
     let other = nodes.iter().find(|node| Some(*node) != status.node_name.as_ref());
-    let script = format!("until busybox wget -q -T 5 -O - http://{address}/; do busybox sleep 1; done");
+    // Not wget: a static one looks up "http" in a file of services, and dies where there is none.
+    let script = format!(
+        "until busybox printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {address} 80 | busybox grep .; \
+         do busybox sleep 1; done"
+    );
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"generateName": "asks-"},
         "spec": {
