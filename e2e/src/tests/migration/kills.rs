@@ -65,7 +65,7 @@ const PHASES: [MigrationPhase; 6] = [
 ];
 
 /// Slow enough to be struck, fast enough for three dozen moves.
-const BANDWIDTH: &str = "4Mi";
+const BANDWIDTH: &str = "8Mi";
 
 impl Victim {
     /// The first phase in which it is there to be killed.
