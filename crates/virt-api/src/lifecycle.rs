@@ -142,8 +142,8 @@ fn conflict(vm: &VirtualMachine, why: impl AsRef<str>) -> Refusal {
     Refusal::conflict(Subject::vm(vm.name()), why)
 }
 
-/// Whether there is a guest that could move.
-pub fn movable(vmi: &VirtualMachineInstance) -> Result<(), Refusal> {
+/// Whether there is a guest that could move. It is the VM that was asked to.
+pub fn movable(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> Result<(), Refusal> {
     match phase(vmi) {
         VmiPhase::Running => Ok(()),
         VmiPhase::Unset
@@ -152,7 +152,7 @@ pub fn movable(vmi: &VirtualMachineInstance) -> Result<(), Refusal> {
         | VmiPhase::Scheduled
         | VmiPhase::Unknown
         | VmiPhase::Succeeded
-        | VmiPhase::Failed => Err(Refusal::conflict(Subject::vmi(vmi.name()), "VM is not running")),
+        | VmiPhase::Failed => Err(conflict(vm, "VM is not running")),
     }
 }
 

@@ -22,6 +22,7 @@ use kubevirt_types::{
 use serde::de::DeserializeOwned;
 
 use crate::children::{Children, Key};
+use crate::heartbeats::Heartbeats;
 use crate::metrics;
 use crate::queues::Queues;
 
@@ -42,6 +43,8 @@ pub struct Cache {
     pub installations: Store<KubeVirt>,
     /// Nodes.
     pub nodes: Store<Node>,
+    /// When the virt-handlers of nodes were last heard.
+    pub heartbeats: Heartbeats,
     /// Launcher pods by the uid of their instance.
     pub launchers: Children,
     /// Instances by the uid of what controls them.
@@ -91,6 +94,7 @@ impl Cache {
             migrations,
             installations,
             nodes,
+            heartbeats: Heartbeats::default(),
             launchers: Children::default(),
             members: Children::default(),
         };
@@ -153,6 +157,7 @@ impl Cache {
                 let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                 let changed = match change {
                     Change::Seen(node) => {
+                        all.heartbeats.seen(node, crate::now());
                         let silent = gate::not_ready_since(node).is_some();
                         let name = node.metadata.name.clone().unwrap_or_default();
                         (heard.insert(name.clone(), silent) != Some(silent)).then_some(name)
@@ -160,10 +165,14 @@ impl Cache {
                     Change::Gone(node) => {
                         let name = node.metadata.name.clone().unwrap_or_default();
                         heard.remove(&name);
+                        all.heartbeats.gone(&name);
                         Some(name)
                     }
                     Change::Listed => {
                         drop(heard);
+                        for node in all.nodes.state() {
+                            all.heartbeats.seen(&node, crate::now());
+                        }
                         return all.look(&on_node);
                     }
                 };

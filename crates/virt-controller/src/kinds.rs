@@ -23,7 +23,6 @@ use crate::decision::Decision;
 use crate::migration::turn::Other;
 use crate::queues::{instance_of, moves};
 use crate::settings::{Settings, settings};
-use crate::vmi::node::NodeSeen;
 use crate::{migration, owner, replicaset, vm, vmi};
 
 /// VirtualMachines.
@@ -135,6 +134,11 @@ fn vm_of(vmi: &VirtualMachineInstance) -> Option<(String, Key)> {
     owner::controller_of(&vmi.metadata).map(|owner| (owner.uid.clone(), key))
 }
 
+/// The node that has an instance's guest.
+fn node_of(vmi: &VirtualMachineInstance) -> Option<&str> {
+    vmi.status.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
 impl Kind for Vmis {
     type Subject = VirtualMachineInstance;
     type Inputs = vmi::Inputs;
@@ -152,9 +156,9 @@ impl Kind for Vmis {
                 Some(_) | None => vmi::Owner::Gone,
             },
         };
-        let name = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
+        let name = node_of(&vmi);
         let found = name.and_then(|name| cache.nodes.get(&ObjectRef::new(name)));
-        let node = NodeSeen::of(name, found.as_deref());
+        let node = cache.heartbeats.node(name, found.as_deref(), crate::now());
         Some(vmi::Inputs { vmi, pods, owner, migrations, node, launcher: context.settings().launcher })
     }
 
@@ -173,12 +177,12 @@ impl Kind for Vmis {
                 Some(_) | None => vmi::Owner::Gone,
             },
         };
-        let name = vmi.status.as_ref().and_then(|status| status.node_name.as_deref());
-        let found = match name.filter(|name| !name.is_empty()) {
+        let name = node_of(&vmi);
+        let found = match name {
             Some(name) => Api::<Node>::all(context.writer.client.clone()).get_opt(name).await?,
             None => None,
         };
-        let node = NodeSeen::of(name, found.as_ref());
+        let node = context.cache.heartbeats.node(name, found.as_ref(), crate::now());
         Ok(Some(vmi::Inputs { vmi, pods, owner, migrations, node, launcher: context.settings().launcher }))
     }
 

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod children;
 pub mod controller;
 pub mod decision;
+pub mod heartbeats;
 pub mod kinds;
 pub mod launcher;
 pub mod merge;

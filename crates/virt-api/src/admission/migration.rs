@@ -91,10 +91,11 @@ fn validate_selector(selector: &BTreeMap<String, String>, findings: &mut Finding
     for (key, value) in selector {
         let (prefix, name) =
             key.split_once('/').map_or((None, key.as_str()), |(prefix, name)| (Some(prefix), name));
-        let domain = |prefix: &str| {
-            let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
-            (1..=253).contains(&prefix.len()) && prefix.bytes().all(plain)
+        let part = |part: &str| {
+            let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+            !part.is_empty() && part.bytes().all(plain) && !part.starts_with('-') && !part.ends_with('-')
         };
+        let domain = |prefix: &str| prefix.len() <= 253 && prefix.split('.').all(part);
         if !is_label(name) || name.is_empty() || prefix.is_some_and(|prefix| !domain(prefix)) {
             findings.invalid(
                 &at,
@@ -183,9 +184,13 @@ mod tests {
         for (key, value, words) in [
             ("zone", "b", None),
             ("topology.kubernetes.io/zone", "", None),
+            ("a-b.1c/zone", "b", None),
             ("", "b", Some("spec.addedNodeSelector: Invalid value: \"\"")),
             ("a/b/c", "b", Some("spec.addedNodeSelector: Invalid value: \"a/b/c\"")),
             ("/zone", "b", Some("spec.addedNodeSelector: Invalid value: \"/zone\"")),
+            ("a..b/zone", "b", Some("spec.addedNodeSelector: Invalid value: \"a..b/zone\"")),
+            ("-a/zone", "b", Some("spec.addedNodeSelector: Invalid value: \"-a/zone\"")),
+            ("a-.b/zone", "b", Some("spec.addedNodeSelector: Invalid value: \"a-.b/zone\"")),
             ("-zone", "b", Some("spec.addedNodeSelector: Invalid value: \"-zone\"")),
             ("zone", "b c", Some("spec.addedNodeSelector[zone]: Invalid value: \"b c\"")),
             ("zone", &"b".repeat(64), Some("spec.addedNodeSelector[zone]: Invalid value")),

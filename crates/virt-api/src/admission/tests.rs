@@ -247,6 +247,8 @@ fn what_virtctl_creates_is_admitted_by_every_release() {
     for manifest in [
         include_str!("../../../virtctl/goldens/vm-plain.yaml"),
         include_str!("../../../virtctl/goldens/vm-everything.yaml"),
+        include_str!("../../../virtctl/goldens/vm-cloud.yaml"),
+        include_str!("../../../virtctl/goldens/vm-base64.yaml"),
     ] {
         let object: Value = serde_saphyr::from_str(manifest).unwrap();
         for own in Release::ALL {

@@ -24,9 +24,9 @@ pub async fn migrate(State(app): Shared, name: Name, body: Bytes) -> Result<Stat
     let (namespace, name) = &name.0;
     let unknown = |error: ClusterError| Refusal::internal(error.to_string());
     let vm = app.cluster.vm(namespace, name).await.map_err(unknown)?;
-    vm.ok_or_else(|| Refusal::not_found(Subject::vm(name)))?;
+    let vm = vm.ok_or_else(|| Refusal::not_found(Subject::vm(name)))?;
     let vmi = app.cluster.vmi(namespace, name).await.map_err(unknown)?;
-    movable(&vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))?)?;
+    movable(&vm, &vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))?)?;
     let migration = migration(name, options.added_node_selector());
     // Whether it can move is for the migration's own admission: its words are passed on.
     let created = app.cluster.create_migration(namespace, &migration, options.is_dry_run()).await;

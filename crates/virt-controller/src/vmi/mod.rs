@@ -167,7 +167,7 @@ fn after_handover(
         // is gone or out of service; and a user who forces it, and says with that that it doesn't run.
         Launcher::Missing => {
             decision.confirm = true;
-            match inputs.node.took_its_pods(now) {
+            match inputs.node.took_its_pods(status::last_word(status), now) {
                 Some(why) => {
                     let message = format!("the launcher pod is gone: {why}");
                     status::end(status, VmiPhase::Failed, status::NODE_UNRESPONSIVE, &message, now);
@@ -201,7 +201,7 @@ fn silence(
     decision: &mut Decision,
     now: Timestamp,
 ) -> Option<Action> {
-    let why = match inputs.node.health(now) {
+    let why = match inputs.node.health(status::last_word(status), now) {
         Health::Unheard(why) if !status.phase.is_final() => why,
         Health::Heard { again: Some(due) } if !status.phase.is_final() => {
             decision.look_again_at(due, now);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use kubevirt_types::{gate, labels};
+use kubevirt_types::gate;
 
 /// A virt-handler writes its heartbeat each 60 to 72 seconds, and tries for ten more.
 const SILENCE: Duration = Duration::from_secs(100);
@@ -21,7 +21,7 @@ pub struct NodeFacts {
     pub name: String,
     /// Since when Kubernetes calls it not ready; none while it is ready.
     pub not_ready_since: Option<Timestamp>,
-    /// The last heartbeat of its virt-handler.
+    /// When the last heartbeat of its virt-handler came, by our clock.
     pub heartbeat: Option<Timestamp>,
     /// Whether somebody said that it is off.
     pub out_of_service: bool,
@@ -51,25 +51,27 @@ pub(super) enum Health {
 }
 
 impl NodeSeen {
-    /// Of a node's name, and the node of this name if there is one.
-    pub fn of(name: Option<&str>, node: Option<&Node>) -> Self {
+    /// Of a node's name, the node of this name if there is one, and when its heartbeat came.
+    pub fn of(name: Option<&str>, node: Option<&Node>, heartbeat: Option<Timestamp>) -> Self {
         match (name.filter(|name| !name.is_empty()), node) {
             (None, _) => Self::None,
             (Some(name), None) => Self::Gone(name.to_owned()),
-            (Some(name), Some(node)) => Self::Here(NodeFacts::of(name, node)),
+            (Some(name), Some(node)) => Self::Here(NodeFacts::of(name, node, heartbeat)),
         }
     }
 
     /// Whether the guest's virt-handler speaks for it.
     ///
     /// A kubelet that is silent makes a node not ready; the virt-handler beside it may go on, and then knows better.
-    pub(super) fn health(&self, now: Timestamp) -> Health {
+    /// So does one whose word about the instance is newer than its heartbeat: it speaks before that when it returns.
+    pub(super) fn health(&self, word: Option<Timestamp>, now: Timestamp) -> Health {
         match self {
             // The object of a node is gone at once, and its virt-handler may speak until its pods are removed as well.
             Self::None | Self::Gone(_) => Health::Heard { again: None },
             Self::Here(facts) => {
                 let Some(since) = facts.not_ready_since else { return Health::Heard { again: None } };
-                let due = facts.heartbeat.map_or(since, |heartbeat| heartbeat + SILENCE);
+                let last = facts.heartbeat.max(word);
+                let due = last.map_or(since, |last| last + SILENCE);
                 if now < due {
                     return Health::Heard { again: Some(due) };
                 }
@@ -80,8 +82,8 @@ impl NodeSeen {
     }
 
     /// Why a launcher pod is gone that nobody saw end, if it is because of its node.
-    pub(super) fn took_its_pods(&self, now: Timestamp) -> Option<String> {
-        match (self, self.health(now)) {
+    pub(super) fn took_its_pods(&self, word: Option<Timestamp>, now: Timestamp) -> Option<String> {
+        match (self, self.health(word, now)) {
             (Self::Gone(name), _) => Some(format!("node {name} doesn't exist any more")),
             (_, Health::Unheard(why)) => Some(why),
             (Self::Here(facts), Health::Heard { .. }) if facts.out_of_service => {
@@ -93,14 +95,12 @@ impl NodeSeen {
 }
 
 impl NodeFacts {
-    fn of(name: &str, node: &Node) -> Self {
-        let annotations = node.metadata.annotations.as_ref();
-        let heartbeat = annotations.and_then(|all| all.get(labels::HEARTBEAT));
+    fn of(name: &str, node: &Node, heartbeat: Option<Timestamp>) -> Self {
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
         Self {
             name: name.to_owned(),
             not_ready_since: gate::not_ready_since(node),
-            heartbeat: heartbeat.and_then(|at| at.trim_matches('"').parse().ok()),
+            heartbeat,
             out_of_service: taints.into_iter().flatten().any(|taint| taint.key == OUT_OF_SERVICE),
         }
     }

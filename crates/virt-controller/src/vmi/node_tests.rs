@@ -21,7 +21,7 @@ fn node(described: &str) -> NodeSeen {
         "deaf" => ("Unknown", 400, Some(10)),
         "handlerless" => ("True", 9000, Some(9000)),
         "never-heard" => ("False", 10, None),
-        "gone" => return NodeSeen::of(Some("n1"), None),
+        "gone" => return NodeSeen::of(Some("n1"), None, None),
         other => panic!("{other}"),
     };
     let mut node = json!({
@@ -30,16 +30,13 @@ fn node(described: &str) -> NodeSeen {
             {"type": "Ready", "status": ready, "lastTransitionTime": at(NOW - since).to_string()},
         ]},
     });
-    if let Some(ago) = heartbeat {
-        node["metadata"]["annotations"] = json!({"kubevirt.io/heartbeat": at(NOW - ago).to_string()});
-    }
     if described.ends_with("off") {
         node["spec"] = json!({"taints": [
             {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"},
         ]});
     }
     let node: Node = serde_json::from_value(node).unwrap();
-    NodeSeen::of(Some("n1"), Some(&node))
+    NodeSeen::of(Some("n1"), Some(&node), heartbeat.map(|ago| at(NOW - ago)))
 }
 
 fn on(described: &str, inputs: Inputs) -> Inputs {
@@ -147,7 +144,7 @@ fn it_is_said_once_and_the_phase_stays() {
 fn a_node_that_falls_silent_is_looked_at_again() {
     let young = on("young", inputs(vmi("Running", json!({})), &["ready"]));
     assert_eq!(decide(&young, at(NOW)).requeue_after.unwrap().as_secs(), 50);
-    assert!(matches!(node("young").health(at(NOW + 50)), Health::Unheard(_)));
+    assert!(matches!(node("young").health(None, at(NOW + 50)), Health::Unheard(_)));
     let well = on("well", inputs(vmi("Running", json!({})), &["ready"]));
     assert_eq!(decide(&well, at(NOW)).requeue_after, None);
 }
@@ -197,14 +194,30 @@ fn a_node_that_is_lost_during_a_migration_ends_no_guest_that_may_be_elsewhere() 
 }
 
 #[test]
-fn heartbeats_are_read_in_both_forms() {
-    for text in ["2026-01-01T00:00:00Z", "\"2026-01-01T00:00:00Z\""] {
-        let node: Node = serde_json::from_value(json!({
-            "metadata": {"name": "n1", "annotations": {"kubevirt.io/heartbeat": text}},
-        }))
-        .unwrap();
-        let NodeSeen::Here(facts) = NodeSeen::of(Some("n1"), Some(&node)) else { panic!("there is one") };
-        assert_eq!(facts.heartbeat, Some("2026-01-01T00:00:00Z".parse().unwrap()), "{text}");
+fn who_speaks_before_its_heartbeat_comes_is_not_contradicted() {
+    let said = |ready: serde_json::Value| {
+        let mut object = serde_json::to_value(vmi("Running", json!({}))).unwrap();
+        object["status"]["conditions"] = json!([ready]);
+        on("silent", inputs(serde_json::from_value(object).unwrap(), &["ready"]))
+    };
+    let probed = |ago: i64| at(NOW - ago).to_string();
+    for (ready, expected) in [
+        (json!({"type": "Ready", "status": "True", "lastTransitionTime": probed(1)}), ""),
+        // Back, and paused: what changed isn't the status, but the reason.
+        (
+            json!({"type": "Ready", "status": "False", "reason": "PausedByUser", "lastProbeTime": probed(1),
+                "lastTransitionTime": probed(300)}),
+            "",
+        ),
+        (
+            json!({"type": "Ready", "status": "True", "lastTransitionTime": probed(441)}),
+            "NodeUnresponsive, tell NodeUnresponsive",
+        ),
+    ] {
+        assert_eq!(words(&said(ready.clone())), expected, "{ready}");
     }
-    assert_eq!(NodeSeen::of(Some(""), None), NodeSeen::None);
+    // It is looked at again when that word is old, too.
+    let back = said(json!({"type": "Ready", "status": "True", "lastTransitionTime": probed(1)}));
+    assert_eq!(decide(&back, at(NOW)).requeue_after.unwrap().as_secs(), 99);
+    assert_eq!(NodeSeen::of(Some(""), None, None), NodeSeen::None);
 }

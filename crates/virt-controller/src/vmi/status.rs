@@ -18,6 +18,13 @@ const POD_SCHEDULED: &str = "PodScheduled";
 /// KubeVirt's word for a node of which nothing is heard.
 pub(super) const NODE_UNRESPONSIVE: &str = "NodeUnresponsive";
 
+/// When somebody last said whether the guest is ready, if he wasn't us who hear nothing.
+pub(super) fn last_word(status: &VirtualMachineInstanceStatus) -> Option<Timestamp> {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == READY)?;
+    let ours = ready.reason.as_deref() == Some(NODE_UNRESPONSIVE);
+    ready.last_probe_time.max(ready.last_transition_time).filter(|_| !ours)
+}
+
 /// Nobody knows whether the guest runs, for this reason. Returns whether that is news.
 pub(super) fn unheard(status: &mut VirtualMachineInstanceStatus, why: &str, now: Timestamp) -> bool {
     let before = status.conditions.iter().find(|condition| condition.type_ == READY);

@@ -115,7 +115,7 @@ pub(super) fn inputs(vmi: VirtualMachineInstance, pods: &[&str]) -> Inputs {
         pods: pods.iter().map(|state| Arc::new(pod(state))).collect(),
         owner: Owner::Alive,
         migrations: vec![],
-        node: NodeSeen::of(None, None),
+        node: NodeSeen::of(None, None, None),
         launcher: config(),
     }
 }

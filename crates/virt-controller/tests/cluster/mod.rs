@@ -20,6 +20,7 @@ use virt_controller::act::Writer;
 use virt_controller::cache::{Cache, keys};
 use virt_controller::children::Children;
 use virt_controller::controller::{Context, Kind, round};
+use virt_controller::heartbeats::Heartbeats;
 use virt_controller::kinds::{Migrations, Sets, Vmis, Vms};
 
 pub const VMS: &str = "virtualmachines";
@@ -59,6 +60,7 @@ impl Controller {
             migrations: migrations_store,
             installations,
             nodes: nodes_store,
+            heartbeats: Heartbeats::default(),
             launchers: Children::default(),
             members: Children::default(),
         };

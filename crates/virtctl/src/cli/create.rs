@@ -1,10 +1,27 @@
 //! Arguments of `create vm`: checked here, so that what is printed is admitted.
 
+mod cloud_init;
+mod unsupported;
+mod volume;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Subcommand};
+use clap::{Args, Subcommand};
 use kubevirt_types::Quantity;
 use kubevirt_types::vm::RunStrategy;
 use kubevirt_types::vmi::MAX_GRACE_SECONDS;
+
+pub use cloud_init::{CloudInitOptions, DataSource};
+pub use unsupported::Unsupported;
+pub use volume::ContainerDisk;
+
+/// The run strategies, by their names.
+const STRATEGIES: [(&str, RunStrategy); 5] = [
+    ("Always", RunStrategy::Always),
+    ("Halted", RunStrategy::Halted),
+    ("Manual", RunStrategy::Manual),
+    ("RerunOnFailure", RunStrategy::RerunOnFailure),
+    ("Once", RunStrategy::Once),
+];
 
 /// What to write a manifest of.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -20,7 +37,7 @@ pub struct CreateVmOptions {
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
     /// When it runs
-    #[arg(long, value_name = "STRATEGY", default_value = "Always", value_parser = strategies())]
+    #[arg(long, value_name = "STRATEGY", default_value = "Always", ignore_case = true, value_parser = strategies())]
     pub run_strategy: RunStrategy,
     /// Memory of the guest
     #[arg(long, value_name = "QUANTITY", default_value = "512Mi", value_parser = memory)]
@@ -44,76 +61,27 @@ pub struct CreateVmOptions {
     /// The kernel's command line
     #[arg(long, value_name = "ARGS", requires = "kernel_boot_image", allow_hyphen_values = true)]
     pub kernel_args: Option<String>,
+    /// Container image with a disk's image; can be given more than once, and the first disk boots where none has a
+    /// bootorder
+    #[arg(long = "volume-containerdisk", value_name = "src:IMAGE[,name:NAME][,bootorder:NUMBER]",
+        value_parser = volume::container_disk)]
+    pub container_disks: Vec<ContainerDisk>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub cloud_init: CloudInitOptions,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub unsupported: Unsupported,
 }
 
-/// Flags of KubeVirt's own virtctl that we know, and can't fulfil: the first that was given, and what to do instead.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unsupported(pub Option<(&'static str, &'static str)>);
-
-const NO_INSTANCE_TYPES: &str = "there are no instance types and preferences: use --cpu and --memory";
-const NO_DISKS: &str =
-    "guests boot a kernel: use --kernel-boot-image; an emptyDisk can be added to the manifest by hand";
-const NO_CLOUD_INIT: &str =
-    "there are no cloud-init disks: use --kernel-args, or an initrd that sets the guest up";
-
-/// The flags, and what to do instead.
-const UNSUPPORTED: [(&str, &str); 19] = [
-    ("instancetype", NO_INSTANCE_TYPES),
-    ("infer-instancetype", NO_INSTANCE_TYPES),
-    ("infer-instancetype-from", NO_INSTANCE_TYPES),
-    ("preference", NO_INSTANCE_TYPES),
-    ("infer-preference", NO_INSTANCE_TYPES),
-    ("infer-preference-from", NO_INSTANCE_TYPES),
-    ("volume-containerdisk", NO_DISKS),
-    ("volume-import", NO_DISKS),
-    ("volume-pvc", NO_DISKS),
-    ("volume-blank", NO_DISKS),
-    ("volume-sysprep", NO_DISKS),
-    ("user", NO_CLOUD_INIT),
-    ("password-file", NO_CLOUD_INIT),
-    ("ssh-key", NO_CLOUD_INIT),
-    ("ga-manage-ssh", NO_CLOUD_INIT),
-    ("cloud-init", NO_CLOUD_INIT),
-    ("cloud-init-user-data", NO_CLOUD_INIT),
-    ("cloud-init-network-data", NO_CLOUD_INIT),
-    ("access-cred", "credentials can't be given to a guest that runs: use an initrd that sets it up"),
-];
-
-impl Args for Unsupported {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        UNSUPPORTED.iter().fold(command, |command, (flag, _)| {
-            let arg = Arg::new(*flag).long(*flag).num_args(0..=1).action(ArgAction::Append).hide(true);
-            command.arg(arg)
-        })
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for Unsupported {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |flag: &str| matches.value_source(flag).is_some();
-        Ok(Self(UNSUPPORTED.into_iter().find(|(flag, _)| given(flag))))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
 fn strategies() -> impl TypedValueParser<Value = RunStrategy> {
-    let names = ["Always", "Halted", "Manual", "RerunOnFailure"];
-    let read = |name| serde_json::from_value(serde_json::Value::String(name));
-    PossibleValuesParser::new(names).map(move |name| read(name).expect("these are the run strategies"))
+    let read = |name: String| STRATEGIES.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
+    PossibleValuesParser::new(STRATEGIES.map(|(name, _)| name))
+        .map(move |name| read(name).expect("the parser knows no others").1)
 }
 
-fn name(text: &str) -> Result<String, String> {
+/// A name of an object or of a volume.
+pub(crate) fn name(text: &str) -> Result<String, String> {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     let fits = (1..=63).contains(&text.len())
         && text.bytes().all(inner)

@@ -50,8 +50,8 @@ pub enum PortError {
     NoType,
     #[error("target is not valid with more than two '/'")]
     TooLong,
-    #[error("expected name and namespace behind a '/': they can't be empty")]
-    Empty,
+    #[error("{what} cannot be empty")]
+    Empty { what: &'static str },
     #[error("unsupported resource type '{kind}': expected vm or vmi")]
     Type { kind: String },
     #[error("unknown protocol '{protocol}': expected tcp or udp")]
@@ -64,6 +64,9 @@ impl FromStr for PortTarget {
     type Err = PortError;
 
     fn from_str(text: &str) -> Result<Self, PortError> {
+        if text.is_empty() {
+            return Err(PortError::Empty { what: "target" });
+        }
         let parts: Vec<&str> = text.split('/').collect();
         let (kind, name, namespace) = match parts.as_slice() {
             [] | [_] => return Err(PortError::NoType),
@@ -71,15 +74,18 @@ impl FromStr for PortTarget {
             [kind, name, namespace] => (*kind, *name, Some(*namespace)),
             [_, _, _, ..] => return Err(PortError::TooLong),
         };
-        let resource = match kind {
+        if namespace == Some("") {
+            return Err(PortError::Empty { what: "namespace" });
+        }
+        let resource = match kind.to_ascii_lowercase().as_str() {
             "vm" | "vms" | "virtualmachine" | "virtualmachines" => "virtualmachines",
             "vmi" | "vmis" | "virtualmachineinstance" | "virtualmachineinstances" => {
                 "virtualmachineinstances"
             }
-            other => return Err(PortError::Type { kind: other.to_owned() }),
+            _ => return Err(PortError::Type { kind: kind.to_owned() }),
         };
-        if name.is_empty() || namespace == Some("") {
-            return Err(PortError::Empty);
+        if name.is_empty() {
+            return Err(PortError::Empty { what: "name" });
         }
         Ok(Self { resource, name: name.to_owned(), namespace: namespace.map(str::to_owned) })
     }
@@ -121,9 +127,10 @@ mod tests {
             ("vm/a", target("virtualmachines", "a", None)),
             ("virtualmachineinstances/a/ns", target("virtualmachineinstances", "a", Some("ns"))),
             ("a", Err(PortError::NoType)),
-            ("", Err(PortError::NoType)),
-            ("vmi/", Err(PortError::Empty)),
-            ("vmi/a/", Err(PortError::Empty)),
+            ("", Err(PortError::Empty { what: "target" })),
+            ("vmi/", Err(PortError::Empty { what: "name" })),
+            ("vmi/a/", Err(PortError::Empty { what: "namespace" })),
+            ("VM/a", target("virtualmachines", "a", None)),
             ("vmi/a/ns/x", Err(PortError::TooLong)),
             ("pod/a", Err(PortError::Type { kind: "pod".into() })),
         ] {
