@@ -60,8 +60,7 @@ fn what_does_not_is_named_with_what_is_allowed() {
     let label =
         "must be at most 63 lower case letters, digits and '-', and start and end with a letter or digit";
     let absolute = "must be an absolute path of a file in the image, without '..'";
-    let port_name =
-        "must be at most 15 lower case letters, digits and '-', with a letter, and no '-' at its start, at its end or beside another";
+    let port_name = "must be at most 15 lower case letters, digits and '-', with a letter, and no '-' at its start, at its end or beside another";
     let cases: Vec<(&str, Value, Vec<String>)> = vec![
         (
             "/domain/memory/guest",
