@@ -54,9 +54,7 @@ pub struct Found {
 
 /// Whether there is a stream to be had at all, before anybody's session is disturbed for it.
 pub async fn check(app: &App, request: &StreamRequest) -> Result<(), Refusal> {
-    let vmi = app.cluster.vmi(&request.namespace, &request.name).await;
-    let vmi = vmi.map_err(|error| Refusal::internal(error.to_string()))?;
-    let vmi = vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(&request.name)))?;
+    let vmi = app.vmi(&request.namespace, &request.name).await?;
     instance::stream_node(&vmi, request.stream).map(drop)
 }
 

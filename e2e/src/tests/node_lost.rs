@@ -188,6 +188,8 @@ async fn told(context: &Context) -> anyhow::Result<()> {
     let said = events.list(&about).await?.items;
     let notes: Vec<_> = said.iter().map(|event| event.message.clone().unwrap_or_default()).collect();
     ensure!(notes.len() == 1 && notes[0].contains("no other is started"), "{notes:?}");
+    // The same event again is counted, not another one.
+    ensure!(said[0].series.is_none(), "it was said again and again: {:?}", said[0].series);
     Ok(())
 }
 

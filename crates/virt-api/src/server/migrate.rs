@@ -11,9 +11,8 @@ use kubevirt_types::migration::VirtualMachineInstanceMigrationSpec;
 
 use super::vm::refusal;
 use super::{Name, Shared};
-use crate::cluster::ClusterError;
 use crate::lifecycle::{Options, movable};
-use crate::refusal::{Refusal, Subject};
+use crate::refusal::Refusal;
 
 /// What the names of our migrations begin with: KubeVirt's own.
 const NAME_PREFIX: &str = "kubevirt-migrate-vm-";
@@ -22,11 +21,7 @@ const NAME_PREFIX: &str = "kubevirt-migrate-vm-";
 pub async fn migrate(State(app): Shared, name: Name, body: Bytes) -> Result<StatusCode, Refusal> {
     let options = Options::parse(&body)?;
     let (namespace, name) = &name.0;
-    let unknown = |error: ClusterError| Refusal::internal(error.to_string());
-    let vm = app.cluster.vm(namespace, name).await.map_err(unknown)?;
-    let vm = vm.ok_or_else(|| Refusal::not_found(Subject::vm(name)))?;
-    let vmi = app.cluster.vmi(namespace, name).await.map_err(unknown)?;
-    movable(&vm, &vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))?)?;
+    movable(&app.vm(namespace, name).await?, &app.vmi(namespace, name).await?)?;
     let migration = migration(name, options.added_node_selector());
     // Whether it can move is for the migration's own admission: its words are passed on.
     let created = app.cluster.create_migration(namespace, &migration, options.is_dry_run()).await;

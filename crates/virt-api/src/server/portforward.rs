@@ -11,18 +11,16 @@ use http::HeaderValue;
 use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::relay::{HALF_CLOSE_HEADER, relay_half_closed};
 use kubevirt_stream::websocket::Upgrade;
-use kubevirt_types::VirtualMachineInstance;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::app::App;
 use crate::datagrams::Datagrams;
 use crate::metrics::OpenStream;
 use crate::portforward::{Port, Target, Transport, address, started, unanswered};
-use crate::refusal::{Refusal, Subject};
+use crate::refusal::Refusal;
 
 /// A guest on the same network answers within milliseconds; one that drops what it gets never does.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -51,7 +49,10 @@ pub async fn open(
     let port = Port::parse(&port, protocol.as_deref())?;
     let streams = request.extensions().get::<StreamTracker>().cloned();
     let streams = streams.ok_or_else(|| Refusal::internal("no one keeps count of streams here"))?;
-    let vmi = instance(&app, target, &namespace, &name).await?;
+    if target == Target::Vm {
+        started(&app.vm(&namespace, &name).await?)?;
+    }
+    let vmi = app.vmi(&namespace, &name).await?;
     let address = address(&vmi, port)?;
     // A request that can't become a websocket opens no connection to a guest.
     let upgrade =
@@ -79,22 +80,6 @@ pub async fn open(
         }
     });
     Ok(response)
-}
-
-async fn instance(
-    app: &App,
-    target: Target,
-    namespace: &str,
-    name: &str,
-) -> Result<VirtualMachineInstance, Refusal> {
-    if target == Target::Vm {
-        let vm = app.cluster.vm(namespace, name).await;
-        let vm = vm.map_err(|error| Refusal::internal(error.to_string()))?;
-        started(&vm.ok_or_else(|| Refusal::not_found(Subject::vm(name)))?)?;
-    }
-    let vmi = app.cluster.vmi(namespace, name).await;
-    let vmi = vmi.map_err(|error| Refusal::internal(error.to_string()))?;
-    vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))
 }
 
 async fn dial(address: SocketAddr, transport: Transport) -> io::Result<Box<dyn Connection>> {

@@ -29,9 +29,7 @@ pub async fn screenshot(
 ) -> Result<([(HeaderName, &'static str); 1], Bytes), Refusal> {
     let Query(asked) = asked.map_err(|error| Refusal::bad_request(error.body_text()))?;
     let (namespace, name) = &name.0;
-    let vmi = app.cluster.vmi(namespace, name).await;
-    let vmi = vmi.map_err(|error| Refusal::internal(error.to_string()))?;
-    let vmi = vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))?;
+    let vmi = app.vmi(namespace, name).await?;
     let node = stream_node(&vmi, Stream::Vnc)?;
     let pods = app.view.handlers(&node);
     let picture = app.handlers.screenshot(&node, &pods, (namespace, name), asked.move_cursor).await;

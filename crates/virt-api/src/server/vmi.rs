@@ -10,7 +10,7 @@ use super::{Name, Shared};
 use crate::handler::HandlerError;
 use crate::instance::{Action, action_node};
 use crate::lifecycle::Options;
-use crate::refusal::{Refusal, Subject};
+use crate::refusal::Refusal;
 
 /// Has it done to an instance, if every controller knows what that is.
 pub async fn act(State(app): Shared, name: Name, action: Action, body: Bytes) -> Result<StatusCode, Refusal> {
@@ -20,9 +20,7 @@ pub async fn act(State(app): Shared, name: Name, action: Action, body: Bytes) ->
             .map_err(|closed| Refusal::forbidden(closed.to_string()))?;
     }
     let options = Options::parse(&body)?;
-    let vmi = app.cluster.vmi(namespace, name).await;
-    let vmi = vmi.map_err(|error| Refusal::internal(error.to_string()))?;
-    let vmi = vmi.ok_or_else(|| Refusal::not_found(Subject::vmi(name)))?;
+    let vmi = app.vmi(namespace, name).await?;
     let node = action_node(&vmi, action)?;
     if !options.is_dry_run() {
         let pods = app.view.handlers(&node);

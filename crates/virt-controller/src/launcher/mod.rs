@@ -11,10 +11,12 @@ mod target;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, ObjectFieldSelector,
-    Pod, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, Sysctl, Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
+    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, Sysctl,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kubevirt_types::vmi::{Port, Protocol};
 use kubevirt_types::{VirtualMachineInstance, labels};
 use sha2::{Digest, Sha256};
 
@@ -192,6 +194,7 @@ fn compute(
             failure_threshold: Some(5),
             ..Probe::default()
         }),
+        ports: Some(ports(vmi)).filter(|ports| !ports.is_empty()),
         resources: Some(resources::compute(vmi, config.use_emulation)?),
         security_context: Some(unprivileged()),
         volume_mounts: Some(mounts),
@@ -219,6 +222,24 @@ fn empty_dirs(images: &GuestImages<'_>) -> impl Iterator<Item = Volume> {
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     })
+}
+
+/// The guest's ports: a Service or a NetworkPolicy may mean them by their names.
+fn ports(vmi: &VirtualMachineInstance) -> Vec<ContainerPort> {
+    let ports = vmi.spec.domain.devices.interfaces.iter().flat_map(|interface| &interface.ports);
+    let container_port = |port: &Port| ContainerPort {
+        name: port.name.clone(),
+        protocol: Some(
+            match port.protocol.unwrap_or_default() {
+                Protocol::Tcp => "TCP",
+                Protocol::Udp => "UDP",
+            }
+            .to_owned(),
+        ),
+        container_port: port.port.into(),
+        ..ContainerPort::default()
+    };
+    ports.map(container_port).collect()
 }
 
 /// QEMU listens at the guest's ports, and has no capability for low ones.

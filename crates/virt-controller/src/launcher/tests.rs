@@ -75,7 +75,8 @@ fn golden_disks_of_images_and_a_seed_of_secrets() {
     let object = vmi(json!({
         "domain": {
             "memory": {"guest": "512Mi"},
-            "devices": {"interfaces": [{"name": "default", "masquerade": {}, "ports": [{"port": 22}, {"port": 8080}]}]},
+            "devices": {"interfaces": [{"name": "default", "masquerade": {}, "ports": [
+                {"port": 22}, {"name": "www", "port": 8080}, {"name": "dns", "protocol": "UDP", "port": 8053}]}]},
         },
         "volumes": [
             {"name": "data", "emptyDisk": {"capacity": "1Gi"}},

@@ -186,7 +186,6 @@ impl Guest {
         named(&uid)?;
         let peer = Fingerprint::parse(&request.source_certificate_sha256)?;
         let identity = Identity::make()?;
-        let (listener, port) = transport::listen().await?;
         let tls = Arc::new(identity.server(peer)?);
         let allow_emulation = request.options.unwrap_or_default().allow_emulation;
         self.start_incoming(&request.vmi_json, allow_emulation)?;
@@ -197,6 +196,14 @@ impl Guest {
             self.discard(false, &err.to_string());
             return Err(err.into());
         }
+        // Only now: QEMU has its guest's ports, so none of them is taken for the one that is free.
+        let (listener, port) = match transport::listen().await {
+            Ok(listening) => listening,
+            Err(err) => {
+                self.discard(false, &err.to_string());
+                return Err(err.into());
+            }
+        };
         let (orders, obeyed) = mpsc::unbounded_channel();
         let expected = Expected { uid: uid.clone(), tls, listener, socket };
         let driver = tokio::spawn(target::drive(self.clone(), qmp, expected, report, obeyed));

@@ -129,6 +129,8 @@ async fn a_cdrom_stands_beside_its_disk() {
     // A CD-ROM isn't what a sector is booted from; the disk beside it is.
     let mut spec = bootable(json!({"name": "root"}), false);
     spec["domain"]["devices"]["disks"][1] = json!({"name": "init", "cdrom": {"bus": "sata"}});
+    // It stands first; the firmware alone would boot from this one.
+    spec["domain"]["devices"]["disks"][2] = json!({"name": "scratch", "disk": {"bus": "sata"}});
     let mut launcher = Launcher::start_for("cdrom", &spec).await;
     let _sidecar = Sidecar::start(&raw, &launcher, "root");
     launcher.boot().await;

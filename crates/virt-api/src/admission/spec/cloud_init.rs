@@ -56,7 +56,8 @@ impl Forms<'_> {
         }
         if let Some(text) = base64 {
             let at = at.field(self.base64.0);
-            match STANDARD.decode(text) {
+            // Wrapped lines are what `base64` writes, and what KubeVirt takes.
+            match STANDARD.decode(text.replace(['\r', '\n'], "")) {
                 Ok(bytes) => self.fits(bytes.len(), &at, findings),
                 Err(_) => findings.invalid(&at, format_args!("(not shown)"), "is not base64"),
             }

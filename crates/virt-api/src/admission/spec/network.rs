@@ -104,11 +104,27 @@ fn validate_ports(ports: &[Port], at: &Path, findings: &mut Findings) {
             findings.duplicate(&at.field("port"), &described(port));
         }
         if let Some(name) = &port.name {
-            dns_label(name, &at.field("name"), findings);
+            port_name(name, &at.field("name"), findings);
             if !seen_names.insert(name) {
                 findings.duplicate(&at.field("name"), name);
             }
         }
+    }
+}
+
+/// A name as ports of containers have it: it becomes one, for Services.
+fn port_name(name: &str, at: &Path, findings: &mut Findings) {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let fits = (1..=15).contains(&name.len())
+        && name.bytes().all(inner)
+        && name.bytes().any(|c| c.is_ascii_lowercase())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !name.contains("--");
+    if !fits {
+        let why = "must be at most 15 lower case letters, digits and '-', with a letter, and no '-' at its start, at its end or \
+                   beside another";
+        findings.invalid(at, name, why);
     }
 }
 

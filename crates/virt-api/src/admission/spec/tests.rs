@@ -60,6 +60,7 @@ fn what_does_not_is_named_with_what_is_allowed() {
     let label =
         "must be at most 63 lower case letters, digits and '-', and start and end with a letter or digit";
     let absolute = "must be an absolute path of a file in the image, without '..'";
+    let port_name = "must be at most 15 lower case letters, digits and '-', with a letter, and no '-' at its start, at its end or beside another";
     let cases: Vec<(&str, Value, Vec<String>)> = vec![
         (
             "/domain/memory/guest",
@@ -223,7 +224,7 @@ fn what_does_not_is_named_with_what_is_allowed() {
             vec![
                 "spec.domain.devices.interfaces[0].ports[0].port: Invalid value: 0: must be between 1 and 65535"
                     .into(),
-                format!(r#"spec.domain.devices.interfaces[0].ports[0].name: Invalid value: "a.b": {label}"#),
+                format!(r#"spec.domain.devices.interfaces[0].ports[0].name: Invalid value: "a.b": {port_name}"#),
                 r#"spec.domain.devices.interfaces[0].ports[2].name: Duplicate value: "www""#.into(),
                 r#"spec.domain.devices.interfaces[0].ports[3].port: Duplicate value: "TCP 80""#.into(),
             ],
@@ -273,7 +274,7 @@ fn memory_must_be_said_somewhere() {
 fn disks_with_an_image_or_a_seed_are_admitted() {
     let root = json!({"image": "r/debian:12@sha256:00", "imagePullSecret": "p", "imagePullPolicy": "Always",
         "path": "/disk/debian.qcow2"});
-    let seed = json!({"userDataBase64": "I2Nsb3VkLWNvbmZpZwo=", "networkData": "version: 2"});
+    let seed = json!({"userDataBase64": "I2Nsb3Vk\nLWNvbmZpZwo=\r\n", "networkData": "version: 2"});
     for (volume, disk) in [
         (json!({"containerDisk": {"image": "r/debian"}}), json!({"disk": {"bus": "virtio"}, "bootOrder": 2})),
         (json!({"containerDisk": root}), json!({"disk": {"bus": "sata"}})),
@@ -357,5 +358,24 @@ fn the_guests_network_has_room_for_three() {
             "spec.networks[0].pod.vmNetworkCIDR: Invalid value: {cidr:?}: must be an IPv4 network of at most 29 bits, such as 10.0.2.0/24"
         );
         assert_eq!(found, if fits { vec![] } else { vec![refusal] }, "{cidr}");
+    }
+}
+
+#[test]
+fn a_ports_name_is_one_that_a_container_may_have() {
+    for (name, fits) in [
+        ("www", true),
+        ("a-1", true),
+        ("123456789012345", false),
+        ("12345678901234a", true),
+        ("123456789012345a", false),
+        ("", false),
+        ("-a", false),
+        ("a-", false),
+        ("a--b", false),
+        ("Www", false),
+    ] {
+        let found = found(with("/domain/devices/interfaces/0/ports", json!([{"port": 80, "name": name}])));
+        assert_eq!(found.is_empty(), fits, "{name}: {found:?}");
     }
 }

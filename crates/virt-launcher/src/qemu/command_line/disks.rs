@@ -21,6 +21,7 @@ pub(super) fn disks(
     paths: &Paths,
 ) {
     let mut ports = 0;
+    let first = booted_unasked(disks);
     for (i, disk) in disks.iter().enumerate() {
         match (&disk.source, images.get(&disk.volume)) {
             (Source::Empty { .. }, _) => file(line, i, disk, paths.empty_disk(&disk.volume).as_os_str()),
@@ -42,7 +43,7 @@ pub(super) fn disks(
             }
         };
         let mut device = format!("{device},id=disk-{},drive=disk{i}", disk.name);
-        if let Some(order) = disk.boot_order {
+        if let Some(order) = disk.boot_order.or((first == Some(i)).then_some(1)) {
             device += &format!(",bootindex={order}");
         }
         match &disk.serial {
@@ -50,6 +51,14 @@ pub(super) fn disks(
             Some(serial) => line.option("-device", &format!("{device},serial="), OsStr::new(serial)),
         }
     }
+}
+
+/// The disk that is booted from where the instance names none: its first. The firmware alone would take any sata disk
+/// before a virtio one. CD-ROMs are what it tries next, and nothing boots from a seed.
+fn booted_unasked(disks: &[DiskSpec]) -> Option<usize> {
+    let can_boot = |disk: &DiskSpec| disk.bus != Bus::SataCdrom && !matches!(disk.source, Source::Seed(_));
+    let asked = disks.iter().any(|disk| disk.boot_order.is_some());
+    disks.iter().position(can_boot).filter(|_| !asked)
 }
 
 fn access(disk: &DiskSpec) -> &'static str {

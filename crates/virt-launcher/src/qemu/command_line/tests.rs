@@ -150,3 +150,35 @@ fn the_seventh_sata_disk_gets_a_second_controller() {
     assert_eq!(text.matches("ahci,id=").count(), 2);
     assert!(text.contains("ide-hd,bus=sata1.0,id=disk-d6,drive=disk6"), "{text}");
 }
+
+#[test]
+fn the_first_disk_is_booted_from_unless_another_is_named() {
+    let seed = SeedSpec {
+        instance_id: "tick.default".into(),
+        hostname: "tick".into(),
+        user_data: Document::Secret,
+        network_data: None,
+    };
+    let seed = DiskSpec { source: Source::Seed(seed), readonly: true, ..disk("init", Bus::Virtio) };
+    let (cdrom, root, data) =
+        (disk("cd", Bus::SataCdrom), disk("root", Bus::Virtio), disk("data", Bus::Sata));
+    for (disks, want) in [
+        (vec![&root, &data], vec!["disk-root,drive=disk0,bootindex=1"]),
+        (vec![&data, &root], vec!["disk-data,drive=disk0,bootindex=1"]),
+        (vec![&seed, &cdrom, &root], vec!["disk-root,drive=disk2,bootindex=1"]),
+        (vec![&cdrom, &seed], vec![]),
+        (
+            vec![&root, &DiskSpec { boot_order: Some(7), ..cdrom.clone() }],
+            vec!["disk-cd,drive=disk1,bootindex=7"],
+        ),
+    ] {
+        let disks = disks.into_iter().cloned().collect();
+        let text = lines(&GuestSpec { disks, ..tick() }, Accel::Tcg);
+        let booted: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("bootindex="))
+            .filter_map(|line| line.split_once("id=").map(|(_, device)| device))
+            .collect();
+        assert_eq!(booted, want);
+    }
+}

@@ -105,7 +105,9 @@ fn document((secret, base64, inline): Forms<'_>, field: &str) -> Result<Option<D
             value: format!("({} bytes)", text.len()),
             allowed: "base64",
         };
-        return STANDARD.decode(text).map(|bytes| Some(Document::Inline(bytes))).map_err(invalid);
+        // Wrapped lines are what `base64` writes, and what KubeVirt takes.
+        let decoded = STANDARD.decode(text.replace(['\r', '\n'], ""));
+        return decoded.map(|bytes| Some(Document::Inline(bytes))).map_err(invalid);
     }
     Ok(inline.as_ref().map(|text| Document::Inline(text.clone().into_bytes())))
 }

@@ -113,7 +113,7 @@ fn a_disk_is_what_its_volume_says() {
             {"name": "root", "bootOrder": 1}, {"name": "cd", "cdrom": {}}, {"name": "seed"}, {"name": "old", "disk": {"bus": "sata"}},
         ]}},
         "volumes": [
-            {"name": "seed", "cloudInitNoCloud": {"userDataBase64": "aGk=", "networkDataSecretRef": {"name": "n"}}},
+            {"name": "seed", "cloudInitNoCloud": {"userDataBase64": "aG\r\nk=\n", "networkDataSecretRef": {"name": "n"}}},
             {"name": "root", "containerDisk": {"image": "debian"}},
             {"name": "cd", "containerDisk": {"image": "tools@sha256:0123"}},
             {"name": "old", "emptyDisk": {"capacity": "1Ki"}},
