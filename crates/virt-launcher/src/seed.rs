@@ -211,6 +211,11 @@ mod tests {
         let disk = std::fs::read(paths.seed("b")).unwrap();
         assert_eq!(read(&disk, "network-config"), None);
         assert!(disk == std::fs::read(paths.seed("c")).unwrap());
+        // The second in which it is made would be in it otherwise, and this is done in less.
+        let system = FileSystem::new(Cursor::new(disk), FsOptions::new()).unwrap();
+        let years: Vec<u16> =
+            system.root_dir().iter().map(|file| file.unwrap().modified().date.year).collect();
+        assert_eq!(years, [1980, 1980]);
         std::fs::remove_dir_all(&paths.ephemeral_disks).unwrap();
     }
 

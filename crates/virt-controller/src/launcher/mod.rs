@@ -51,6 +51,11 @@ pub fn grace_seconds(vmi: &VirtualMachineInstance) -> i64 {
     vmi.spec.grace_seconds()
 }
 
+/// The grace of an instance's launcher pod.
+pub fn pod_grace_seconds(vmi: &VirtualMachineInstance) -> i64 {
+    grace_seconds(vmi) + POD_GRACE_EXTRA_SECONDS
+}
+
 /// The name of an instance's launcher pod: the same for the same uid, whoever asks.
 pub fn pod_name(vmi: &VirtualMachineInstance) -> String {
     named(vmi, vmi.uid())
@@ -88,7 +93,7 @@ pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Re
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         hostname: vmi.spec.hostname.clone(),
-        termination_grace_period_seconds: Some(grace_seconds(vmi) + POD_GRACE_EXTRA_SECONDS),
+        termination_grace_period_seconds: Some(pod_grace_seconds(vmi)),
         node_selector: Some(node_selector),
         affinity: vmi.spec.affinity.clone(),
         tolerations: Some(vmi.spec.tolerations.clone()).filter(|list| !list.is_empty()),

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kubevirt_types::{VmiPhase, labels};
 
 use super::pods::{self, Launcher};
-use super::{Inputs, Owner, REPORT_GRACE, delete_pods, moves, status, write_status};
+use super::{Inputs, Owner, REPORT_GRACE, delete_pods, last_grace, moves, status, write_status};
 use crate::decision::{Action, Decision};
 use crate::{launcher, owner};
 
@@ -23,7 +23,7 @@ pub(super) fn decide(inputs: &Inputs, pods: &[&Pod], now: Timestamp) -> Decision
     let vmi = &*inputs.vmi;
     let phase = vmi.status.as_ref().map(|status| status.phase).unwrap_or_default();
     if pods.is_empty() {
-        return let_go(inputs, phase, now);
+        return without_pods(inputs, phase, now);
     }
     let mut decision = Decision::default();
     let mut wanted = vmi.status.clone().unwrap_or_default();
@@ -56,6 +56,24 @@ fn handler_deadline(inputs: &Inputs, pods: &[&Pod]) -> Timestamp {
         Launcher::Finished { at, .. } => at.map_or(asked, |at| at + REPORT_GRACE).min(deadline),
         Launcher::Missing | Launcher::Preparing(_) | Launcher::Ready(..) => deadline,
     }
+}
+
+/// Its pods have ended, or went with their node: then its guest may have a while yet, and another of its name mustn't begin.
+fn without_pods(inputs: &Inputs, phase: VmiPhase, now: Timestamp) -> Decision {
+    let mut wanted = inputs.vmi.status.clone().unwrap_or_default();
+    let due = match phase {
+        VmiPhase::Scheduled | VmiPhase::Running | VmiPhase::Unknown => last_grace(inputs, &mut wanted, now),
+        VmiPhase::Unset
+        | VmiPhase::Pending
+        | VmiPhase::Scheduling
+        | VmiPhase::Succeeded
+        | VmiPhase::Failed => None,
+    };
+    let Some(due) = due else { return let_go(inputs, phase, now) };
+    let mut decision = Decision { confirm: true, ..Decision::default() };
+    write_status(&inputs.vmi, &wanted, &mut decision);
+    decision.look_again_at(due, now);
+    decision
 }
 
 /// No pod is left: write down the end, and let the object go.

@@ -167,6 +167,9 @@ fn after_handover(
         // is gone or out of service; and a user who forces it, and says with that that it doesn't run.
         Launcher::Missing => {
             decision.confirm = true;
+            if let Some(due) = last_grace(inputs, status, now) {
+                return decision.look_again_at(due, now);
+            }
             match inputs.node.took_its_pods(status::last_word(status), now) {
                 Some(why) => {
                     let message = format!("the launcher pod is gone: {why}");
@@ -192,6 +195,26 @@ fn after_handover(
         }
         Launcher::Preparing(_) | Launcher::Ready(..) => {}
     }
+}
+
+/// Until when a guest may run whose pod was removed with its node.
+///
+/// Somebody may have deleted the node of a machine that is well: its kubelet sees the pod go, and ends what runs there with the
+/// pod's grace. Where the node was silent before, no kubelet is known to see anything, and waiting wouldn't help.
+fn last_grace(
+    inputs: &Inputs,
+    status: &mut VirtualMachineInstanceStatus,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let deleted = match &inputs.node {
+        NodeSeen::Gone(name) => Some(name.as_str()),
+        NodeSeen::None | NodeSeen::Here(_) => None,
+    };
+    let since = status::node_deleted(status, deleted, now)?;
+    // A day is more than any guest's grace, and can't overflow.
+    let grace = launcher::pod_grace_seconds(&inputs.vmi).clamp(0, 86_400).unsigned_abs();
+    let due = since + Duration::from_secs(grace) + REPORT_GRACE;
+    (now < due).then_some(due)
 }
 
 /// Says of an instance that hasn't ended that nobody hears of its guest. The one who is heard again takes it back.

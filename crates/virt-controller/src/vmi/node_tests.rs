@@ -93,7 +93,8 @@ fn what_is_said_of_an_instance() {
         ("handlerless", "Running", &["ready"], ""),
         ("off", "Running", &["ready"], ""),
         // The pod is gone: removed with its node, because of the taint, or by somebody who says that it is over.
-        ("gone", "Running", &[], lost),
+        ("gone", "Running", &[], "NodeDeleted"),
+        ("gone", "Scheduled", &[], "NodeDeleted"),
         ("silent-off", "Running", &[], lost),
         ("off", "Running", &[], lost),
         ("silent", "Running", &[], lost),
@@ -141,6 +142,45 @@ fn it_is_said_once_and_the_phase_stays() {
 }
 
 #[test]
+fn a_guest_on_a_machine_that_is_well_has_its_grace_when_its_node_is_deleted() {
+    let applied = |inputs: &Inputs, seconds: i64| {
+        let mut object = serde_json::to_value(&*inputs.vmi).unwrap();
+        let decision = decide(inputs, at(NOW + seconds));
+        for action in &decision.actions {
+            if let Action::PatchStatus(patch) = action {
+                json_patch::merge(&mut object["status"], &patch["status"]);
+            }
+        }
+        (object, decision.requeue_after.map(|after| after.as_secs()))
+    };
+    let on = |described: &str, object: &serde_json::Value| {
+        on(described, inputs(serde_json::from_value(object.clone()).unwrap(), &[]))
+    };
+    let first = serde_json::to_value(vmi("Running", json!({}))).unwrap();
+    let (waits, again) = applied(&on("gone", &first), 0);
+    let grace = u64::try_from(crate::launcher::pod_grace_seconds(&vmi("Running", json!({})))).unwrap() + 10;
+    assert_eq!((&waits["status"]["phase"], again), (&json!("Running"), Some(grace)));
+    // Later it is still so, whoever leads, also when the machine's kubelet has made its node anew.
+    for node in ["gone", "well", "young"] {
+        let (same, again) = applied(&on(node, &waits), 20);
+        assert_eq!((&same, again), (&waits, Some(grace - 20)), "{node}");
+        let (ended, _) = applied(&on(node, &waits), i64::try_from(grace).unwrap());
+        assert_eq!(ended["status"]["phase"], "Failed", "{node}");
+    }
+    // Nothing was known of it before: waiting would tell nothing.
+    let (unheard, _) = applied(&on("silent", &first), 0);
+    assert_eq!(unheard["status"]["phase"], "Failed");
+    let mut silent = first;
+    silent["status"]["conditions"] =
+        json!([{"type": "Ready", "status": "False", "reason": "NodeUnresponsive"}]);
+    let (ended, _) = applied(&on("gone", &silent), 0);
+    assert_eq!(
+        (&ended["status"]["phase"], &ended["status"]["reason"]),
+        (&json!("Failed"), &json!("NodeUnresponsive"))
+    );
+}
+
+#[test]
 fn a_node_that_falls_silent_is_looked_at_again() {
     let young = on("young", inputs(vmi("Running", json!({})), &["ready"]));
     assert_eq!(decide(&young, at(NOW)).requeue_after.unwrap().as_secs(), 50);
@@ -156,13 +196,15 @@ fn an_instance_that_is_deleted_waits_for_its_pods_end() {
         ("silent", &["ready"][..], "delete pod"),
         ("silent", &["terminating"], ""),
         ("gone", &["lost"], "delete pod"),
-        ("gone", &[], "Succeeded Deleted"),
+        ("silent", &[], "Succeeded Deleted"),
+        // Its guest may have a while yet.
+        ("gone", &[], "NodeDeleted"),
     ] {
         let inputs = on(node, inputs(vmi("Running", asked.clone()), pods));
         assert_eq!(words(&inputs), expected, "{node} {pods:?}");
         let finalizers = |action: &Action| matches!(action, Action::Patch(patch) if patch.pointer("/metadata/finalizers").is_some());
         let let_go = decide(&inputs, at(NOW)).actions.iter().any(finalizers);
-        assert_eq!(let_go, pods.is_empty(), "{node} {pods:?}");
+        assert_eq!(let_go, expected == "Succeeded Deleted", "{node} {pods:?}");
     }
 }
 
@@ -177,11 +219,11 @@ fn a_node_that_is_lost_during_a_migration_ends_no_guest_that_may_be_elsewhere() 
         ("gone", "begun", &["target ready"], ""),
         ("gone", "begun", &["target starting"], ""),
         // Both are gone, or the target has ended without the guest.
-        ("gone", "begun", &[], "Failed NodeUnresponsive"),
-        ("gone", "begun", &["target failed"], "Failed NodeUnresponsive"),
+        ("gone", "begun", &[], "NodeDeleted"),
+        ("gone", "begun", &["target failed"], "NodeDeleted"),
         ("gone", "begun", &["target shutdown"], "Succeeded LauncherPodSucceeded"),
         // It has failed before that: the guest was at the source.
-        ("gone", "failed unlabelled", &["target ready"], "Failed NodeUnresponsive"),
+        ("gone", "failed unlabelled", &["target ready"], "NodeDeleted, delete pod"),
         // The target's, of which the instance's own node knows nothing: its source goes on.
         ("well", "begun", &["source ready", "target terminating"], ""),
         ("well", "begun", &["source ready", "target lost"], ""),

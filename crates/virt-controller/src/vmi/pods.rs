@@ -190,7 +190,7 @@ pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<(bool, &'a str, &'a st
     ))
 }
 
-/// Why an image of the pod can't be had: `ErrImagePull` or `ImagePullBackOff`, and a message.
+/// Why an image of the pod can't be had, such as `ErrImagePull` or `ImagePullBackOff`, and a message.
 pub fn image_problem(pod: &Pod) -> Option<(&str, &str)> {
     let status = status(pod)?;
     let all =
@@ -198,7 +198,7 @@ pub fn image_problem(pod: &Pod) -> Option<(&str, &str)> {
     all.filter_map(|container| container.state.as_ref()?.waiting.as_ref()).find_map(|waiting| {
         let reason = waiting.reason.as_deref()?;
         let message = waiting.message.as_deref().unwrap_or_default();
-        matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName")
+        matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull")
             .then_some((reason, message))
     })
 }

@@ -25,6 +25,27 @@ pub(super) fn last_word(status: &VirtualMachineInstanceStatus) -> Option<Timesta
     ready.last_probe_time.max(ready.last_transition_time).filter(|_| !ours)
 }
 
+/// Ready's reason while a guest may run whose node was deleted, and its pod with it.
+const NODE_DELETED: &str = "NodeDeleted";
+
+/// The pod went with its node, which is the one that was `deleted` if that is still so: says it, and since when that is
+/// known. None where the node has kept its pod's end for itself, or was silent before.
+pub(super) fn node_deleted(
+    status: &mut VirtualMachineInstanceStatus,
+    deleted: Option<&str>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
+    match ready.and_then(|ready| ready.reason.as_deref()) {
+        Some(NODE_DELETED) => return ready.and_then(|ready| ready.last_probe_time),
+        Some(NODE_UNRESPONSIVE) => return None,
+        Some(_) | None => {}
+    }
+    let message = format!("node {} was deleted: the guest has its pod's grace period to end", deleted?);
+    not_ready(status, NODE_DELETED, &message, now);
+    Some(now)
+}
+
 /// Nobody knows whether the guest runs, for this reason. Returns whether that is news.
 pub(super) fn unheard(status: &mut VirtualMachineInstanceStatus, why: &str, now: Timestamp) -> bool {
     let before = status.conditions.iter().find(|condition| condition.type_ == READY);

@@ -57,6 +57,7 @@ pub(super) fn pod(state: &str) -> Pod {
         "pulling" => {
             ("Pending", "False", json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}}))
         }
+        "absent" => ("Pending", "False", json!({"waiting": {"reason": "ErrImageNeverPull"}})),
         "initialising" => ("Pending", "False", json!({"waiting": {"reason": "PodInitializing"}})),
         "starting" => ("Running", "False", json!({"running": {}})),
         "ready" | "terminating" => ("Running", "True", json!({"running": {}})),
@@ -268,6 +269,8 @@ fn what_keeps_a_pod_is_told() {
         ["Ready=False GuestNotRunning", "PodScheduled=False Unschedulable"]
     );
     assert_eq!(conditions("pulling"), ["Ready=False GuestNotRunning", "Synchronized=False ErrImagePull"]);
+    let absent = conditions("absent");
+    assert_eq!(absent, ["Ready=False GuestNotRunning", "Synchronized=False ErrImageNeverPull"]);
     assert_eq!(
         conditions("initialising"),
         ["Ready=False GuestNotRunning", "Provisioning=True PreparingNode"]
