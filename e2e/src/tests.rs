@@ -38,6 +38,7 @@ pub fn all() -> Vec<Test> {
         test!("vm", core: false, hands::screenshot),
         test!("vm", core: false, hands::scale),
         test!("vm", core: false, node_lost::silent_then_gone),
+        test!("vm", core: false, node_lost::deleted_while_well),
         test!("migration-core", core: true, migration::core),
         test!("migration", core: false, migration::twenty),
         test!("migration", core: false, migration::refused_and_cancelled),

@@ -10,10 +10,11 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kubevirt_types::vm::PrintableStatus;
 use kubevirt_types::{Release, VmiPhase, labels};
+use serde_json::json;
 
 use crate::node::{self, Node};
 use crate::suite::Context;
-use crate::vm::{Incarnation, Vms, schedulable_nodes};
+use crate::vm::{Incarnation, Vms, schedulable_nodes, tick_vm};
 use crate::{demo, wait};
 
 /// 40 s until the node is called not ready, and the heartbeat's 100 s.
@@ -52,9 +53,69 @@ pub async fn silent_then_gone(context: Context) -> anyhow::Result<()> {
     vms.delete("lost").await
 }
 
+/// How long a guest runs on that doesn't hear the power button.
+const DEAF: Duration = Duration::from_secs(20);
+
+/// Somebody deletes the node's object, and the machine is well: its guest has its time, and only then another is started.
+pub async fn deleted_while_well(context: Context) -> anyhow::Result<()> {
+    if !node::is_ours() {
+        println!("    not tried: this machine has no access to the nodes");
+        return Ok(());
+    }
+    context.product.bring_to(&Release::V0_18_0).await?;
+    let nodes = schedulable_nodes(&context.cluster).await?;
+    ensure!(nodes.len() >= 2, "losing a node needs another one, there are {nodes:?}");
+    let vms = Vms::of(&context.cluster, &context.namespace);
+    let mut vm = tick_vm("lost", "Always", None);
+    let spec = &mut vm["spec"]["template"]["spec"];
+    spec["terminationGracePeriodSeconds"] = json!(DEAF.as_secs());
+    spec["domain"]["firmware"]["kernelBoot"]["kernelArgs"] = json!("console=ttyS0 quiet acpi=off");
+    vms.vms.create(&PostParams::default(), &serde_json::from_value(vm)?).await?;
+    vms.wait_running("lost").await?;
+    demo::first_tick(&context.cluster, &vms, "lost").await?;
+    let before = vms.incarnation("lost").await?;
+    let lost = Lost { frozen: false, ..Lost::of(&context, &before.node).await? };
+    let story = deleted(&context, &vms, &before, &lost).await;
+    let returned = lost.come_back(&context).await;
+    story?;
+    returned?;
+    no_second_guest(&vms, &before, &lost).await?;
+    vms.delete("lost").await
+}
+
+/// The node is deleted; whenever there is another instance, the old guest isn't.
+async fn deleted(context: &Context, vms: &Vms, before: &Incarnation, lost: &Lost) -> anyhow::Result<()> {
+    ensure!(lost.node.runs(&before.pod).await?, "{} has no process on {}", before.pod, before.node);
+    lost.nodes.delete(&lost.node.0, &DeleteParams::default()).await?;
+    let deleted = Instant::now();
+    wait::until("another instance", COLLECTED, async || {
+        let vmi = vms.vmis.get_opt("lost").await?;
+        let seen = vmi.as_ref().map(|vmi| {
+            let status = vmi.status.clone().unwrap_or_default();
+            (vmi.uid().to_owned(), status.phase, status.reason)
+        });
+        let another = seen.as_ref().is_some_and(|(uid, ..)| *uid != before.vmi_uid);
+        ensure!(!another || !lost.node.runs(&before.pod).await?, "another instance, and the old guest runs");
+        wait::when(another, format!("{seen:?}"))
+    })
+    .await?;
+    vms.wait_running("lost").await?;
+    demo::first_tick(&context.cluster, vms, "lost").await?;
+    let after = vms.incarnation("lost").await?;
+    ensure!(after.node != before.node, "it runs on {} again", after.node);
+    println!(
+        "    ticks on {} {:.0} s after its node was deleted, the old guest had ended before",
+        after.node,
+        deleted.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
 /// The node and what its object was.
 struct Lost {
     node: Node,
+    /// Whether it has to be thawed.
+    frozen: bool,
     object: ApiNode,
     nodes: Api<ApiNode>,
 }
@@ -63,7 +124,7 @@ impl Lost {
     async fn of(context: &Context, name: &str) -> anyhow::Result<Self> {
         let nodes: Api<ApiNode> = Api::all(context.cluster.client.clone());
         let object = nodes.get(name).await?;
-        Ok(Self { node: Node(name.to_owned()), object, nodes })
+        Ok(Self { node: Node(name.to_owned()), frozen: true, object, nodes })
     }
 
     /// The object as a new one: with its labels and its address range, without the taints of its silence.
@@ -87,7 +148,9 @@ impl Lost {
         if self.nodes.get_opt(&self.node.0).await?.is_none() {
             self.nodes.create(&PostParams::default(), &self.anew()).await.context("making the node again")?;
         }
-        self.node.thaw().await?;
+        if self.frozen {
+            self.node.thaw().await?;
+        }
         let begun = Instant::now();
         wait::until("the node to be as it was", RETURNED, async || {
             let node = self.nodes.get(&self.node.0).await?;
