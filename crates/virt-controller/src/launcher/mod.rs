@@ -83,6 +83,8 @@ pub fn hash(text: &str, characters: usize) -> String {
 /// The launcher pod of an instance.
 pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Result<Pod, ResourcesError> {
     let images = GuestImages::of(vmi);
+    let mut init_containers = images.containers(config);
+    resources::limit_as(vmi, init_containers.as_deref_mut().unwrap_or_default());
     let secrets = cloud_init::secrets(vmi);
     let mut node_selector = vmi.spec.node_selector.clone().unwrap_or_default();
     node_selector.insert(labels::SCHEDULABLE.to_owned(), "true".to_owned());
@@ -110,7 +112,7 @@ pub fn launcher_pod(vmi: &VirtualMachineInstance, config: &LauncherConfig) -> Re
             sysctls: sysctls(vmi),
             ..PodSecurityContext::default()
         }),
-        init_containers: images.containers(config),
+        init_containers,
         containers: vec![compute(vmi, config, mounts)?],
         volumes: Some(empty_dirs(&images).chain(secrets.into_iter().map(|(volume, _)| volume)).collect()),
         ..PodSpec::default()

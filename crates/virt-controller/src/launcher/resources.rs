@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as PodQuantity;
 use kubevirt_types::quantity::ParseQuantityError;
 use kubevirt_types::vmi::DomainSpec;
@@ -118,7 +118,20 @@ pub(super) fn init_container() -> ResourceRequirements {
             ("memory".to_owned(), PodQuantity(memory.to_owned())),
         ])
     };
-    ResourceRequirements { requests: Some(list("10m", "16Mi")), ..ResourceRequirements::default() }
+    ResourceRequirements { requests: Some(list("10m", "40M")), ..ResourceRequirements::default() }
+}
+
+/// Limits the containers beside the guest's to what they request, where the guest is limited: one without limits would
+/// take a pod that is Guaranteed its quality of service, and a quota on limits would refuse the pod.
+pub(super) fn limit_as(vmi: &VirtualMachineInstance, containers: &mut [Container]) {
+    let limited = vmi.spec.domain.resources.clone().unwrap_or_default().limits;
+    for resources in containers.iter_mut().filter_map(|container| container.resources.as_mut()) {
+        let requests = resources.requests.iter().flatten();
+        let limits = requests.filter(|(name, _)| limited.contains_key(*name));
+        let limits: BTreeMap<_, _> =
+            limits.map(|(name, quantity)| (name.clone(), quantity.clone())).collect();
+        resources.limits = Some(limits).filter(|limits| !limits.is_empty());
+    }
 }
 
 /// Cores times sockets times threads.

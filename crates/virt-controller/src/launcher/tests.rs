@@ -102,6 +102,29 @@ fn high_ports_need_no_sysctl() {
 }
 
 #[test]
+fn a_guest_that_is_guaranteed_has_a_pod_that_is() {
+    let pod = |resources| {
+        let object = vmi(json!({
+            "domain": {"memory": {"guest": "96Mi"}, "resources": resources, "devices": {}},
+            "volumes": [{"name": "root", "containerDisk": {"image": "debian:12"}}],
+        }));
+        let spec = launcher_pod(&object, &config(true)).unwrap().spec.unwrap();
+        spec.init_containers.unwrap().into_iter().chain(spec.containers)
+    };
+    let same = json!({"cpu": "1", "memory": "96Mi"});
+    for container in pod(json!({"requests": same, "limits": same})) {
+        let resources = container.resources.unwrap();
+        let (requests, limits) = (resources.requests.unwrap(), resources.limits.unwrap());
+        for name in ["cpu", "memory"] {
+            assert_eq!(requests[name], limits[name], "{}: {name}", container.name);
+        }
+    }
+    for container in pod(json!({"requests": same})) {
+        assert_eq!(container.resources.unwrap().limits, None, "{}", container.name);
+    }
+}
+
+#[test]
 fn without_a_kernel_there_are_no_init_containers() {
     let pod =
         launcher_pod(&vmi(json!({"domain": {"memory": {"guest": "64Mi"}, "devices": {}}})), &config(true));
