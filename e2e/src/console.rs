@@ -10,9 +10,9 @@ use hyper_util::rt::TokioIo;
 use kube::Client;
 use kube::client::Body;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 /// An upgraded connection through the API server.
 pub type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
@@ -53,6 +53,16 @@ pub async fn type_line(socket: &mut Socket, line: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the guest says in a message; a ping has words, too, and they aren't the guest's.
+pub fn said(message: Message) -> Bytes {
+    match message {
+        Message::Binary(data) => data,
+        Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {
+            Bytes::new()
+        }
+    }
+}
+
 /// Reads a console until it has said something; returns all that it has said.
 ///
 /// # Errors
@@ -64,7 +74,7 @@ pub async fn until(socket: &mut Socket, what: &str, limit: Duration) -> anyhow::
         let message = tokio::time::timeout_at(give_up, socket.next()).await;
         let message = message.with_context(|| format!("{what:?} was not said, only {heard:?}"))?;
         let message = message.with_context(|| format!("the console ended after {heard:?}"))??;
-        heard.push_str(&String::from_utf8_lossy(&message.into_data()));
+        heard.push_str(&String::from_utf8_lossy(&said(message)));
     }
     Ok(heard)
 }
@@ -82,7 +92,7 @@ pub async fn while_heard(
     let give_up = tokio::time::Instant::now() + limit;
     while more(&heard) {
         let Ok(Some(message)) = tokio::time::timeout_at(give_up, socket.next()).await else { break };
-        heard.push_str(&String::from_utf8_lossy(&message?.into_data()));
+        heard.push_str(&String::from_utf8_lossy(&said(message?)));
     }
     Ok(heard)
 }

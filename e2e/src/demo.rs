@@ -94,7 +94,7 @@ pub async fn first_tick(cluster: &Cluster, vms: &Vms, name: &str) -> anyhow::Res
             let message =
                 tokio::time::timeout(Duration::from_secs(20), futures::StreamExt::next(&mut socket));
             let Ok(Some(message)) = message.await else { break };
-            if !parser.feed(&message?.into_data()).is_empty() {
+            if !parser.feed(&console::said(message?)).is_empty() {
                 return Ok(Look::Done(()));
             }
         }
