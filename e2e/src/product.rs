@@ -248,6 +248,12 @@ pub fn is_of(pod: &Pod, release: &Release) -> bool {
     pod.labels().get(labels::REPORT_VERSION) == Some(&release.to_string())
 }
 
+/// How often containers of a pod were started again.
+pub fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    statuses.map(|all| all.iter().map(|status| status.restart_count).sum()).unwrap_or_default()
+}
+
 /// Whether a pod is Ready and not on its way out.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());

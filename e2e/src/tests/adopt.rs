@@ -12,7 +12,7 @@ use kubevirt_types::{Release, VmiPhase, labels};
 use serde_json::json;
 
 use crate::node::{Node, Signal};
-use crate::product::NAMESPACE;
+use crate::product::{NAMESPACE, restarts};
 use crate::suite::Context;
 use crate::ticks::{Recorder, in_order};
 use crate::vm::{Vms, tick_vm};
@@ -155,9 +155,4 @@ async fn back(context: &Context, killed: &Killed) -> anyhow::Result<()> {
 
 fn pods_of(context: &Context) -> Api<Pod> {
     Api::namespaced(context.cluster.client.clone(), NAMESPACE)
-}
-
-fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    statuses.map(|all| all.iter().map(|status| status.restart_count).sum()).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::wait::await_condition;
 use kubevirt_types::migration::MigrationPhase;
 use kubevirt_types::{Release, VirtualMachineInstanceMigration, labels};
@@ -16,7 +16,7 @@ use super::{one_launcher, ready, recorder_hears};
 use crate::demo;
 use crate::migration::{MOVE_LIMIT, Migrations};
 use crate::node::{Node, Signal};
-use crate::product::NAMESPACE;
+use crate::product::{NAMESPACE, is_ready, restarts};
 use crate::suite::Context;
 use crate::ticks::{Recorder, in_order, summarize};
 use crate::vm::Vms;
@@ -106,6 +106,7 @@ pub async fn kill_matrix(context: Context) -> anyhow::Result<()> {
         }
         println!("  {name}: the guest {fate:?}");
         let begun = Instant::now();
+        renew_the_killed(&context).await?;
         let line = match kill(&context, victim, phase, fate).await {
             Ok(said) => format!("ok      {said}"),
             Err(error) => {
@@ -120,6 +121,27 @@ pub async fn kill_matrix(context: Context) -> anyhow::Result<()> {
     println!("\n  who dies, when                       guest    took\n{}", table.join("\n"));
     ensure!(failed == 0, "{failed} of {} kills did what they must not", table.len());
     Ok(())
+}
+
+/// Replaces the pods in which somebody was killed: a kubelet waits longer and longer before it starts a container again
+/// that ends again and again, up to 5 minutes, and a matrix isn't what it is meant for.
+async fn renew_the_killed(context: &Context) -> anyhow::Result<()> {
+    wait::until("virt-handlers and virt-controllers that were never killed", MOVE_LIMIT, async || {
+        let mut waits = Vec::new();
+        for component in ["virt-handler", "virt-controller"] {
+            for pod in context.product.pods(component).await? {
+                let leaves = pod.metadata.deletion_timestamp.is_some();
+                if !leaves && restarts(&pod) > 0 {
+                    pods_of(context).delete(&pod.name_any(), &DeleteParams::default()).await?;
+                }
+                if leaves || restarts(&pod) > 0 || !is_ready(&pod) {
+                    waits.push(pod.name_any());
+                }
+            }
+        }
+        wait::when(waits.is_empty() && context.product.settled().await?.is_some(), format!("{waits:?}"))
+    })
+    .await
 }
 
 async fn kill(
