@@ -11,6 +11,10 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::console::{self, Socket};
+use crate::wait;
+
+/// A guest ticks ten times a second; one on a machine under load may stand for a while.
+const HEARS_LIMIT: Duration = Duration::from_secs(180);
 
 /// One tick.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,6 +85,15 @@ impl Recorder {
     /// How many ticks it has heard.
     pub fn heard(&self) -> u64 {
         *self.heard.borrow()
+    }
+
+    /// Waits until it has heard so many ticks more.
+    pub async fn hears(&self, more: u64) -> anyhow::Result<()> {
+        let wanted = self.heard() + more;
+        wait::until("the guest's ticks", HEARS_LIMIT, async || {
+            wait::when(self.heard() >= wanted, format!("{} of {wanted}", self.heard()))
+        })
+        .await
     }
 
     /// Ends it and returns what it saw.

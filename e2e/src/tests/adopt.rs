@@ -50,7 +50,7 @@ async fn booting(context: &Context, vms: &Vms) -> anyhow::Result<()> {
     vms.wait_running("boots").await?;
     back(context, &second).await?;
     demo::first_tick(&context.cluster, vms, "boots").await?;
-    hears(&recorder, 20).await?;
+    recorder.hears(20).await?;
     let record = recorder.finish().await?;
     ensure!(record.ticks.first().is_some_and(|tick| tick.number == 0), "{:?}", record.ticks.first());
     in_order(&record.ticks)?;
@@ -67,10 +67,10 @@ async fn running_and_paused(context: &Context, vms: &Vms) -> anyhow::Result<()> 
     vms.wait_running("runs").await?;
     demo::first_tick(&context.cluster, vms, "runs").await?;
     let recorder = Recorder::start(&context.cluster.client, namespace, "runs");
-    hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let before = vms.incarnation("runs").await?;
     let killed = kill_handler(context, &before.node).await?;
-    hears(&recorder, 20).await?;
+    recorder.hears(20).await?;
     back(context, &killed).await?;
     virtctl::said(&["pause", "vmi", "runs", "-n", namespace]).await?;
     vms.wait_printable("runs", PrintableStatus::Paused).await?;
@@ -81,7 +81,7 @@ async fn running_and_paused(context: &Context, vms: &Vms) -> anyhow::Result<()> 
     let printable = vms.vms.get("runs").await?.status.and_then(|status| status.printable_status);
     ensure!(printable == Some(PrintableStatus::Paused), "{printable:?}");
     virtctl::said(&["unpause", "vmi", "runs", "-n", namespace]).await?;
-    hears(&recorder, 20).await?;
+    recorder.hears(20).await?;
     let after = vms.incarnation("runs").await?;
     ensure!(before == after, "{before:?} became {after:?}");
     let record = recorder.finish().await?;
@@ -115,14 +115,6 @@ async fn stopping(context: &Context, vms: &Vms) -> anyhow::Result<()> {
     ensure!(took + Duration::from_secs(1) >= GRACE, "it had {took:?} of {GRACE:?}");
     println!("  stopping: virt-handler killed, the guest had {:.0} s of {GRACE:?}", took.as_secs_f64());
     vms.delete("deaf").await
-}
-
-async fn hears(recorder: &Recorder, more: u64) -> anyhow::Result<()> {
-    let wanted = recorder.heard() + more;
-    wait::until("the guest's ticks", LIMIT, async || {
-        wait::when(recorder.heard() >= wanted, format!("{} of {wanted}", recorder.heard()))
-    })
-    .await
 }
 
 /// A container of virt-handler that was killed.

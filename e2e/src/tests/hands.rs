@@ -31,7 +31,7 @@ pub async fn pause_and_unpause(context: Context) -> anyhow::Result<()> {
     ensure!(recorder.heard() == 0, "it ticks though it was started paused");
     let said = virtctl::said(&["unpause", "vm", "clock", "-n", namespace]).await?;
     ensure!(said == "VMI clock was scheduled to unpause", "{said}");
-    ticks(&recorder, 10).await?;
+    recorder.hears(10).await?;
     virtctl::said(&["pause", "vmi", "clock", "-n", namespace]).await?;
     vms.wait_printable("clock", PrintableStatus::Paused).await?;
     let twice = virtctl::refused(&["pause", "vmi", "clock", "-n", namespace]).await?;
@@ -41,21 +41,13 @@ pub async fn pause_and_unpause(context: Context) -> anyhow::Result<()> {
     ensure!(recorder.heard() == heard, "it ticks though it is paused");
     virtctl::said(&["unpause", "vmi", "clock", "-n", namespace]).await?;
     vms.wait_printable("clock", PrintableStatus::Running).await?;
-    ticks(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let record = recorder.finish().await?;
     let (first, last) = (record.ticks.first(), record.ticks.last());
     let (first, last) = (first.context("no tick")?, last.context("no tick")?);
     let summary = summarize(&record.ticks, first.arrived, last.arrived);
     ensure!(summary.missing == 0 && summary.disordered == 0 && record.dropped == 0, "{summary:?}");
     vms.delete("clock").await
-}
-
-async fn ticks(recorder: &Recorder, more: u64) -> anyhow::Result<()> {
-    let wanted = recorder.heard() + more;
-    wait::until("the guest's ticks", LIMIT, async || {
-        wait::when(recorder.heard() >= wanted, format!("{} of {wanted}", recorder.heard()))
-    })
-    .await
 }
 
 /// A PNG of the screen, with something on it.

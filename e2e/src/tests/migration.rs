@@ -64,7 +64,7 @@ async fn back_and_forth(context: &Context, moves: usize) -> anyhow::Result<()> {
     vms.wait_running("mover").await?;
     demo::first_tick(&context.cluster, &vms, "mover").await?;
     let recorder = Recorder::start(&context.cluster.client, &context.namespace, "mover");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let begun = Instant::now();
     let mut rows = Vec::new();
     for number in 1..=moves {
@@ -72,7 +72,7 @@ async fn back_and_forth(context: &Context, moves: usize) -> anyhow::Result<()> {
         let state = migrations.carry_out(&vms, "mover").await.with_context(|| format!("move {number}"))?;
         let took = started.elapsed().as_secs_f64();
         println!("    move {number}: {} -> {}, {took:.1} s", state.source_node, state.target_node);
-        recorder_hears(&recorder, 10).await?;
+        recorder.hears(10).await?;
         rows.push((number, took, state.downtime_milliseconds, started..Instant::now()));
     }
     let record = recorder.finish().await?;
@@ -93,15 +93,6 @@ async fn back_and_forth(context: &Context, moves: usize) -> anyhow::Result<()> {
     in_order(&record.ticks)?;
     one_launcher(&vms, "mover").await?;
     vms.delete("mover").await
-}
-
-/// Waits until a recorder has heard some more ticks.
-async fn recorder_hears(recorder: &Recorder, more: u64) -> anyhow::Result<()> {
-    let wanted = recorder.heard() + more;
-    wait::until("the guest's ticks", MOVE_LIMIT, async || {
-        wait::when(recorder.heard() >= wanted, format!("{} of {wanted}", recorder.heard()))
-    })
-    .await
 }
 
 /// Waits until the only launcher pod that isn't over is the one where the instance is.
@@ -132,7 +123,7 @@ pub async fn refused_and_cancelled(context: Context) -> anyhow::Result<()> {
     vms.wait_running("stays").await?;
     demo::first_tick(&context.cluster, &vms, "stays").await?;
     let recorder = Recorder::start(&context.cluster.client, namespace, "stays");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let before = vms.incarnation("stays").await?;
 
     let said = virtctl::said(&["migrate", "stays", "-n", namespace]).await?;
@@ -151,7 +142,7 @@ pub async fn refused_and_cancelled(context: Context) -> anyhow::Result<()> {
     let state = vms.vmis.get("stays").await?.status.and_then(|s| s.migration_state).context("a state")?;
     ensure!(state.failed && !state.completed && state.abort_requested, "{state:?}");
     one_launcher(&vms, "stays").await?;
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let none = virtctl::refused(&["migrate-cancel", "stays", "-n", namespace]).await?;
     ensure!(none == "Found no migration to cancel for stays", "{none}");
     wait::until("the target pod to be gone", MOVE_LIMIT, async || {
@@ -164,7 +155,7 @@ pub async fn refused_and_cancelled(context: Context) -> anyhow::Result<()> {
     context.product.patch_spec(json!({"configuration": {"migrations": null}})).await?;
     let state = migrations.carry_out(&vms, "stays").await?;
     ensure!(state.source_node == before.node, "{state:?}");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let record = recorder.finish().await?;
     in_order(&record.ticks)?;
     vms.delete("stays").await
@@ -196,7 +187,7 @@ pub async fn drain(context: Context) -> anyhow::Result<()> {
         recorders.push(Recorder::start(&context.cluster.client, &context.namespace, name));
     }
     for recorder in &recorders {
-        recorder_hears(recorder, 10).await?;
+        recorder.hears(10).await?;
     }
     let begun = Instant::now();
     let selector = "--pod-selector=kubevirt.io=virt-launcher";
@@ -213,7 +204,7 @@ pub async fn drain(context: Context) -> anyhow::Result<()> {
         for (name, recorder) in names.into_iter().zip(&recorders) {
             let status = vms.vmis.get(name).await?.status.unwrap_or_default();
             ensure!(status.node_name.as_ref().is_some_and(|at| *at != node), "{name}: {status:?}");
-            recorder_hears(recorder, 10).await?;
+            recorder.hears(10).await?;
         }
         Ok(())
     }

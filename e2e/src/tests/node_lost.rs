@@ -30,13 +30,9 @@ const RETURNED: Duration = Duration::from_secs(300);
 
 /// A worker is frozen; a minute later its node is deleted; then it comes back.
 pub async fn silent_then_gone(context: Context) -> anyhow::Result<()> {
-    if !node::is_ours() {
-        println!("    not tried: this machine has no access to the nodes");
+    if !ready(&context).await? {
         return Ok(());
     }
-    context.product.bring_to(&Release::V0_18_0).await?;
-    let nodes = schedulable_nodes(&context.cluster).await?;
-    ensure!(nodes.len() >= 2, "losing a node needs another one, there are {nodes:?}");
     let vms = Vms::of(&context.cluster, &context.namespace);
     vms.create("lost", "Always", None).await?;
     vms.wait_running("lost").await?;
@@ -58,13 +54,9 @@ const DEAF: Duration = Duration::from_secs(20);
 
 /// Somebody deletes the node's object, and the machine is well: its guest has its time, and only then another is started.
 pub async fn deleted_while_well(context: Context) -> anyhow::Result<()> {
-    if !node::is_ours() {
-        println!("    not tried: this machine has no access to the nodes");
+    if !ready(&context).await? {
         return Ok(());
     }
-    context.product.bring_to(&Release::V0_18_0).await?;
-    let nodes = schedulable_nodes(&context.cluster).await?;
-    ensure!(nodes.len() >= 2, "losing a node needs another one, there are {nodes:?}");
     let vms = Vms::of(&context.cluster, &context.namespace);
     let mut vm = tick_vm("lost", "Always", None);
     let spec = &mut vm["spec"]["template"]["spec"];
@@ -109,6 +101,18 @@ async fn deleted(context: &Context, vms: &Vms, before: &Incarnation, lost: &Lost
         deleted.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Whether a node can be taken away: it is in reach, and there is another one.
+async fn ready(context: &Context) -> anyhow::Result<bool> {
+    if !node::is_ours() {
+        println!("    not tried: this machine has no access to the nodes");
+        return Ok(false);
+    }
+    context.product.bring_to(&Release::V0_18_0).await?;
+    let nodes = schedulable_nodes(&context.cluster).await?;
+    ensure!(nodes.len() >= 2, "losing a node needs another one, there are {nodes:?}");
+    Ok(true)
 }
 
 /// The node and what its object was.

@@ -12,7 +12,7 @@ use kubevirt_types::migration::MigrationPhase;
 use kubevirt_types::{Release, VirtualMachineInstanceMigration, labels};
 use serde_json::json;
 
-use super::{one_launcher, ready, recorder_hears};
+use super::{one_launcher, ready};
 use crate::demo;
 use crate::migration::{MOVE_LIMIT, Migrations};
 use crate::node::{Node, Signal};
@@ -158,7 +158,7 @@ async fn kill(
         vms.wait_running(vm).await?;
         demo::first_tick(&context.cluster, &vms, vm).await?;
         let recorder = Recorder::start(&context.cluster.client, &context.namespace, vm);
-        recorder_hears(&recorder, 10).await?;
+        recorder.hears(10).await?;
         let before = vms.vmis.get(vm).await?;
         let migration = migrations.begin(vm).await?;
         let struck = strike(context, &vms, &migrations, (vm, &migration), victim, phase).await?;
@@ -180,7 +180,7 @@ async fn kill(
                 return Ok(struck);
             }
         }
-        recorder_hears(&recorder, 10).await?;
+        recorder.hears(10).await?;
         one_launcher(&vms, vm).await?;
         let after = vms.vmis.get(vm).await?;
         ensure!(before.uid() == after.uid(), "it is another instance");

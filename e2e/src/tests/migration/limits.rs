@@ -7,7 +7,7 @@ use kubevirt_types::Release;
 use kubevirt_types::migration::MigrationPhase;
 use serde_json::json;
 
-use super::{SLOW, one_launcher, ready, recorder_hears};
+use super::{SLOW, one_launcher, ready};
 use crate::console;
 use crate::demo;
 use crate::migration::{MOVE_LIMIT, Migrations};
@@ -73,7 +73,7 @@ pub async fn timeout(context: Context) -> anyhow::Result<()> {
     vms.wait_running("late").await?;
     demo::first_tick(&context.cluster, &vms, "late").await?;
     let recorder = Recorder::start(&context.cluster.client, &context.namespace, "late");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let before = vms.incarnation("late").await?;
     let limits = json!({"bandwidthPerMigration": SLOW, "completionTimeoutPerGiB": 5});
     context.product.patch_spec(json!({"configuration": {"migrations": limits}})).await?;
@@ -90,7 +90,7 @@ pub async fn timeout(context: Context) -> anyhow::Result<()> {
     })
     .await?;
     ensure!(vms.incarnation("late").await? == before, "another one runs it");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     in_order(&recorder.finish().await?.ticks)?;
     vms.delete("late").await
 }
@@ -104,7 +104,7 @@ pub async fn converge(context: Context) -> anyhow::Result<()> {
     vms.wait_running("writes").await?;
     demo::first_tick(&context.cluster, &vms, "writes").await?;
     let recorder = Recorder::start(&context.cluster.client, &context.namespace, "writes");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     let mut console = console::attach(&context.cluster.client, &context.namespace, "writes").await?;
     console::type_line(&mut console, "write").await?;
     console::until(&mut console, "guest: writing", MOVE_LIMIT).await?;
@@ -132,7 +132,7 @@ pub async fn converge(context: Context) -> anyhow::Result<()> {
         one_launcher(&vms, "writes").await?;
     }
     context.product.patch_spec(json!({"configuration": {"migrations": null}})).await?;
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     in_order(&recorder.finish().await?.ticks)?;
     vms.delete("writes").await
 }

@@ -7,7 +7,7 @@ use kubevirt_types::Release;
 use kubevirt_types::migration::MigrationPhase;
 use serde_json::json;
 
-use super::{SLOW, one_launcher, ready, recorder_hears};
+use super::{SLOW, one_launcher, ready};
 use crate::demo;
 use crate::migration::{MOVE_LIMIT, Migrations};
 use crate::node::Node;
@@ -45,7 +45,7 @@ pub async fn cut(context: Context) -> anyhow::Result<()> {
     demo::first_tick(&context.cluster, &vms, "cut").await?;
     let before = vms.vmis.get("cut").await?;
     let recorder = Recorder::start(&context.cluster.client, &context.namespace, "cut");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     for (bandwidth, after, lasts) in CUTS {
         let limits = json!({"configuration": {"migrations": {"bandwidthPerMigration": bandwidth}}});
         context.product.patch_spec(limits).await?;
@@ -53,14 +53,14 @@ pub async fn cut(context: Context) -> anyhow::Result<()> {
         let fate = one(&vms, &migrations, after, lasts).await.with_context(|| how.clone())?;
         println!("  {how}: {fate}");
         one_launcher(&vms, "cut").await.with_context(|| how.clone())?;
-        recorder_hears(&recorder, 10).await.with_context(|| how.clone())?;
+        recorder.hears(10).await.with_context(|| how.clone())?;
         if lasts == SHORT {
             ensure!(fate.contains("Succeeded"), "{how}: shorter than anybody's patience, but {fate}");
         }
     }
     context.product.patch_spec(json!({"configuration": {"migrations": null}})).await?;
     migrations.carry_out(&vms, "cut").await.context("a move behind all cuts")?;
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     ensure!(vms.vmis.get("cut").await?.uid() == before.uid(), "it is another instance");
     let record = recorder.finish().await?;
     let summary = record.ticks.first().zip(record.ticks.last()).context("no tick")?;

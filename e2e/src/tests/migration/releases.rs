@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use kubevirt_types::Release;
 use kubevirt_types::vm::PrintableStatus;
 
-use super::{one_launcher, ready, recorder_hears};
+use super::{one_launcher, ready};
 use crate::migration::Migrations;
 use crate::suite::Context;
 use crate::ticks::{Recorder, in_order, summarize};
@@ -36,7 +36,7 @@ async fn one_way(context: &Context, old: &Release, new: &Release) -> anyhow::Res
     }
     let begun = Instant::now();
     let recorder = Recorder::start(&context.cluster.client, namespace, "moves");
-    recorder_hears(&recorder, 10).await?;
+    recorder.hears(10).await?;
     ready(context, new).await?;
     let virt_launcher_of = async |release: &Release| -> anyhow::Result<()> {
         let image = vms.vmis.get("moves").await?.status.and_then(|s| s.launcher_container_image_version);
@@ -52,13 +52,13 @@ async fn one_way(context: &Context, old: &Release, new: &Release) -> anyhow::Res
         vms.wait_printable("moves", PrintableStatus::Paused).await?;
         virtctl::said(&["unpause", "vmi", "moves", "-n", namespace]).await?;
         vms.wait_printable("moves", PrintableStatus::Running).await?;
-        recorder_hears(&recorder, 10).await?;
+        recorder.hears(10).await?;
     }
     // From a launcher of the one release to one of the other, and then between two of the same.
     for number in 1..=2 {
         let state = migrations.carry_out(&vms, "moves").await.with_context(|| format!("move {number}"))?;
         println!("  {old} to {new}: move {number}, downtime {:?} ms", state.downtime_milliseconds);
-        recorder_hears(&recorder, 10).await?;
+        recorder.hears(10).await?;
         virt_launcher_of(new).await?;
     }
     one_launcher(&vms, "moves").await?;
