@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
@@ -56,11 +57,11 @@ pub enum Change {
     Complete,
 }
 
-/// All pods at each moment at which all were known.
-fn moments(changes: &[Change], mut look: impl FnMut(&BTreeMap<&str, &Seen>)) {
+/// All pods at each moment at which all were known, with the index of the change that brought it about.
+fn moments<'a>(changes: &'a [Change], mut look: impl FnMut(usize, &BTreeMap<&'a str, &'a Seen>)) {
     let mut pods = BTreeMap::new();
     let mut complete = false;
-    for change in changes {
+    for (index, change) in changes.iter().enumerate() {
         match change {
             Change::Is(uid, seen) => {
                 pods.insert(uid.as_str(), seen);
@@ -75,33 +76,62 @@ fn moments(changes: &[Change], mut look: impl FnMut(&BTreeMap<&str, &Seen>)) {
             Change::Complete => complete = true,
         }
         if complete {
-            look(&pods);
+            look(index, &pods);
         }
     }
+}
+
+/// The nodes that a good virt-handler serves.
+fn covered<'a>(pods: &BTreeMap<&'a str, &'a Seen>, bad: impl Fn(&Seen) -> bool) -> BTreeSet<&'a str> {
+    let handlers = pods.values().filter(|pod| pod.component == "virt-handler" && pod.serves && !bad(pod));
+    handlers.map(|pod| pod.node.as_str()).collect()
 }
 
 /// Those of the nodes that were ever without a good virt-handler.
 pub fn uncovered(changes: &[Change], nodes: &[String], bad: impl Fn(&Seen) -> bool) -> BTreeSet<String> {
     let mut uncovered = BTreeSet::new();
-    moments(changes, |pods| {
-        let covered: BTreeSet<&str> = pods
-            .values()
-            .filter(|pod| pod.component == "virt-handler" && pod.serves && !bad(pod))
-            .map(|pod| pod.node.as_str())
-            .collect();
+    moments(changes, |_, pods| {
+        let covered = covered(pods, &bad);
         uncovered.extend(nodes.iter().filter(|node| !covered.contains(node.as_str())).cloned());
     });
     uncovered
 }
 
+fn longest_gap(changes: &[(Instant, Change)], nodes: &[String], now: Instant) -> Duration {
+    let (stamps, changes): (Vec<Instant>, Vec<Change>) = changes.iter().cloned().unzip();
+    let mut since: BTreeMap<&String, Instant> = BTreeMap::new();
+    let mut longest = Duration::ZERO;
+    moments(&changes, |index, pods| {
+        let covered = covered(pods, |_| false);
+        for node in nodes {
+            if !covered.contains(node.as_str()) {
+                since.entry(node).or_insert(stamps[index]);
+            } else if let Some(since) = since.remove(node) {
+                longest = longest.max(stamps[index].duration_since(since));
+            }
+        }
+    });
+    since.values().map(|since| now.duration_since(*since)).fold(longest, Duration::max)
+}
+
 /// The least number of good pods that a component ever had.
 pub fn least(changes: &[Change], component: &str, bad: impl Fn(&Seen) -> bool) -> usize {
     let mut least = usize::MAX;
-    moments(changes, |pods| {
+    moments(changes, |_, pods| {
         let good = pods.values().filter(|pod| pod.component == component && pod.serves && !bad(pod)).count();
         least = least.min(good);
     });
     least
+}
+
+/// On how few nodes a component ever served.
+pub fn fewest_nodes(changes: &[Change], component: &str) -> usize {
+    let mut fewest = usize::MAX;
+    moments(changes, |_, pods| {
+        let serving = pods.values().filter(|pod| pod.component == component && pod.serves);
+        fewest = fewest.min(serving.map(|pod| pod.node.as_str()).collect::<BTreeSet<_>>().len());
+    });
+    fewest
 }
 
 /// The first bad pod that was made.
@@ -126,8 +156,11 @@ pub fn tried_on(changes: &[Change], bad: impl Fn(&Seen) -> bool) -> BTreeSet<Str
 pub struct Coverage {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    changes: Arc<Mutex<Vec<Change>>>,
+    changes: Stamped,
 }
+
+/// Changes, each with the moment in which it was seen.
+type Stamped = Arc<Mutex<Vec<(Instant, Change)>>>;
 
 impl Coverage {
     /// Starts to watch.
@@ -140,7 +173,19 @@ impl Coverage {
 
     /// What has changed until now.
     pub fn so_far(&self) -> Vec<Change> {
-        self.changes.lock().expect("the watch doesn't panic while it writes").clone()
+        let changes = self.changes.lock().expect("the watch doesn't panic while it writes");
+        changes.iter().map(|(_, change)| change.clone()).collect()
+    }
+
+    /// Whether all pods are known.
+    pub fn is_complete(&self) -> bool {
+        self.so_far().iter().any(|change| matches!(change, Change::Complete))
+    }
+
+    /// The longest time for which one of the nodes was without a virt-handler that serves, up to now.
+    pub fn longest_gap(&self, nodes: &[String]) -> Duration {
+        let changes = self.changes.lock().expect("the watch doesn't panic while it writes");
+        longest_gap(&changes, nodes, Instant::now())
     }
 
     /// Ends it and returns every change.
@@ -148,11 +193,11 @@ impl Coverage {
         self.stop.send_replace(true);
         self.task.await?;
         let mut changes = self.changes.lock().expect("the watch doesn't panic while it writes");
-        Ok(std::mem::take(&mut changes))
+        Ok(std::mem::take(&mut *changes).into_iter().map(|(_, change)| change).collect())
     }
 }
 
-async fn follow(client: Client, changes: Arc<Mutex<Vec<Change>>>, mut stopped: watch::Receiver<bool>) {
+async fn follow(client: Client, changes: Stamped, mut stopped: watch::Receiver<bool>) {
     let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
     let events = watcher(pods, watcher::Config::default()).default_backoff();
     pin_mut!(events);
@@ -170,7 +215,7 @@ async fn follow(client: Client, changes: Arc<Mutex<Vec<Change>>>, mut stopped: w
             Some(Err(_)) => continue,
             None => return,
         };
-        changes.lock().expect("nobody panics while reading").push(change);
+        changes.lock().expect("nobody panics while reading").push((Instant::now(), change));
     }
 }
 
@@ -210,12 +255,32 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_goes_on_until_another_serves() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let handler = |uid, serves| is(uid, "virt-handler", "a", "good", serves);
+        let mut changes = vec![
+            (at(0), handler("1", true)),
+            (at(0), Change::Complete),
+            (at(1), handler("2", true)),
+            (at(2), handler("1", false)),
+        ];
+        let gap = |changes: &[_], now| longest_gap(changes, &["a".to_owned()], at(now));
+        assert_eq!(gap(&changes, 5), Duration::ZERO, "the second serves");
+        changes.extend([(at(6), handler("2", false)), (at(8), handler("3", true))]);
+        assert_eq!(gap(&changes, 9), Duration::from_secs(2));
+        changes.push((at(10), Change::Gone("3".into())));
+        assert_eq!(gap(&changes, 15), Duration::from_secs(5), "it goes on");
+    }
+
+    #[test]
     fn the_least_is_counted_only_when_all_pods_are_known() {
         let api = |uid, serves| is(uid, "virt-api", "a", "good", serves);
         let mut changes = vec![Change::Anew, api("1", true), api("2", true), Change::Complete];
         assert_eq!(least(&changes, "virt-api", |_| false), 2);
         changes.extend([api("3", true), Change::Gone("1".into())]);
         assert_eq!(least(&changes, "virt-api", |_| false), 2);
+        assert_eq!(fewest_nodes(&changes, "virt-api"), 1, "all are on the same");
         changes.push(api("3", false));
         assert_eq!(least(&changes, "virt-api", |_| false), 1);
     }

@@ -16,6 +16,10 @@ pub fn is_ours() -> bool {
     std::env::var("CLUSTER_KIND").is_ok_and(|kind| kind == "kind")
 }
 
+/// All that passes between a node of kind and the others.
+const ISOLATION: [[&str; 3]; 4] =
+    [["INPUT", "-i", "eth0"], ["OUTPUT", "-o", "eth0"], ["FORWARD", "-i", "eth0"], ["FORWARD", "-o", "eth0"]];
+
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node(pub String);
@@ -90,6 +94,27 @@ impl Node {
     pub async fn mend(&self, pod_ip: &str) -> anyhow::Result<()> {
         for side in ["-s", "-d"] {
             self.run(&["iptables", "-w", "-D", "FORWARD", side, pod_ip, "-j", "DROP"]).await?;
+        }
+        Ok(())
+    }
+
+    /// Kills a process of the node by its name.
+    pub async fn kill(&self, process: &str) -> anyhow::Result<()> {
+        self.run(&["pkill", "-KILL", "-x", process]).await.map(drop)
+    }
+
+    /// Lets nothing into the node and nothing out of it any more, neither its own nor its pods'.
+    pub async fn isolate(&self) -> anyhow::Result<()> {
+        for rule in ISOLATION {
+            self.run(&[&["iptables", "-w", "-I"], rule.as_slice(), &["-j", "DROP"]].concat()).await?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Self::isolate`].
+    pub async fn rejoin(&self) -> anyhow::Result<()> {
+        for rule in ISOLATION {
+            self.run(&[&["iptables", "-w", "-D"], rule.as_slice(), &["-j", "DROP"]].concat()).await?;
         }
         Ok(())
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kube::Client;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance};
 use serde_json::json;
 use tokio::sync::watch;
@@ -63,6 +63,15 @@ impl Tally {
 
 type Tallies = Arc<Mutex<BTreeMap<&'static str, Tally>>>;
 
+/// How much is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As some people do, about twenty requests a second.
+    People,
+    /// About fifty.
+    Fifty,
+}
+
 /// Probes that run until they are stopped.
 pub struct Probes {
     stop: watch::Sender<bool>,
@@ -73,34 +82,42 @@ pub struct Probes {
 impl Probes {
     /// Starts all of them in a namespace: VMs created, patched and deleted; instances created with dry-run;
     /// subresources read; the console of `vmi` attached and detached again.
-    pub fn start(cluster: &Cluster, namespace: &str, vmi: &str) -> Self {
+    pub fn start(cluster: &Cluster, namespace: &str, vmi: &str, pace: Pace) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut probes = Self { stop, tasks: JoinSet::new(), tallies: Arc::default() };
         let vms = Vms::of(cluster, namespace);
-        let every = |ms| Duration::from_millis(ms);
+        let every = |people: u64, fifty: u64| match pace {
+            Pace::People => Duration::from_millis(people),
+            Pace::Fifty => Duration::from_millis(fifty),
+        };
 
         let worker = vms.clone();
-        probes.spawn(&stopped, every(250), "create, patch, delete VM", move |turn| {
+        probes.spawn(&stopped, every(250, 250), "create, patch, delete VM", move |turn| {
             let vms = worker.clone();
             async move { work_on_a_vm(&vms, turn).await }
         });
         let worker = vms.clone();
-        probes.spawn(&stopped, every(250), "create VMI (dry run)", move |_| {
+        probes.spawn(&stopped, every(250, 100), "create VMI (dry run)", move |_| {
             let vms = worker.clone();
             async move { dry_run_vmi(&vms).await }
         });
+        let (worker, evicted) = (vms, vmi.to_owned());
+        probes.spawn(&stopped, every(1000, 500), "evict launcher (dry run)", move |_| {
+            let (vms, vmi) = (worker.clone(), evicted.clone());
+            async move { dry_run_eviction(&vms, &vmi).await }
+        });
         let client = cluster.client.clone();
-        probes.spawn(&stopped, every(100), "GET subresource version", move |_| {
+        probes.spawn(&stopped, every(100, 50), "GET subresource version", move |_| {
             let client = client.clone();
             async move { get(&client, "/apis/subresources.kubevirt.io/v1/version").await }
         });
         let client = cluster.client.clone();
-        probes.spawn(&stopped, every(500), "GET discovery", move |_| {
+        probes.spawn(&stopped, every(500, 150), "GET discovery", move |_| {
             let client = client.clone();
             async move { get(&client, "/apis/subresources.kubevirt.io/v1").await }
         });
         let (client, namespace, vmi) = (cluster.client.clone(), namespace.to_owned(), vmi.to_owned());
-        probes.spawn(&stopped, every(1000), ATTACH, move |_| {
+        probes.spawn(&stopped, every(1000, 1000), ATTACH, move |_| {
             let (client, namespace, vmi) = (client.clone(), namespace.clone(), vmi.clone());
             async move {
                 let mut socket =
@@ -180,6 +197,17 @@ async fn dry_run_vmi(vms: &Vms) -> Result<(), String> {
     .map_err(|error| error.to_string())?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     vms.vmis.create(&dry_run, &vmi).await.map(|_| ()).map_err(|error| format!("create VMI: {error}"))
+}
+
+/// What `kubectl drain --dry-run=server` asks: from v0.18.0 on a webhook has a say in it.
+async fn dry_run_eviction(vms: &Vms, vmi: &str) -> Result<(), String> {
+    let pods = vms.launcher_pods(vmi).await.map_err(|error| format!("{error:#}"))?;
+    let pod = pods.first().ok_or("there is no launcher pod")?.name_any();
+    let dry_run = EvictParams {
+        post_options: PostParams { dry_run: true, ..PostParams::default() },
+        ..EvictParams::default()
+    };
+    vms.pods.evict(&pod, &dry_run).await.map(|_| ()).map_err(|error| format!("evict {pod}: {error}"))
 }
 
 async fn get(client: &Client, path: &str) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! All end-to-end tests, in the order in which they disturb each other least.
 
 mod adopt;
+mod chaos;
 mod endings;
 mod ends;
 mod faults;
@@ -44,6 +45,8 @@ pub fn all() -> Vec<Test> {
         test!("migration", core: false, migration::refused_and_cancelled),
         test!("migration", core: false, migration::drain),
         test!("migration", core: false, migration::queue),
+        test!("migration", core: false, migration::from_one_node),
+        test!("migration", core: false, migration::backoff),
         test!("migration", core: false, migration::timeout),
         test!("migration", core: false, migration::converge),
         test!("migration", core: false, migration::across),
@@ -59,6 +62,8 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, update::rollback),
         test!("update", core: true, update::back_in_the_middle),
         test!("update", core: true, update::by_operator_manifest),
+        test!("update-core", core: true, chaos::core),
+        test!("update", core: false, chaos::all),
         test!("update", core: true, install::uninstall),
     ]
 }

@@ -27,33 +27,46 @@ pub struct Tick {
     pub connection: u32,
 }
 
-/// Reads complete lines out of a byte stream and the ticks out of the lines.
+/// Reads complete lines out of a byte stream.
+#[derive(Default)]
+pub struct Lines {
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// Feeds bytes; returns each line that they complete.
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut complete = Vec::new();
+        for byte in bytes {
+            if *byte == b'\n' {
+                complete.push(std::mem::take(&mut self.line));
+            } else {
+                self.line.push(*byte);
+            }
+        }
+        complete
+    }
+}
+
+/// Reads the ticks out of a byte stream.
 #[derive(Default)]
 pub struct Parser {
-    line: Vec<u8>,
+    lines: Lines,
 }
 
 impl Parser {
     /// Feeds bytes; returns number and uptime of each tick that they complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<(u64, f64)> {
-        let mut found = Vec::new();
-        for byte in bytes {
-            if *byte == b'\n' {
-                found.extend(Self::tick(&self.line));
-                self.line.clear();
-            } else {
-                self.line.push(*byte);
-            }
-        }
-        found
+        self.lines.feed(bytes).iter().filter_map(|line| tick(line)).collect()
     }
+}
 
-    fn tick(line: &[u8]) -> Option<(u64, f64)> {
-        let text = std::str::from_utf8(line).ok()?;
-        let mut words = text.trim().split(' ');
-        (words.next()? == "tick").then_some(())?;
-        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
-    }
+/// Number and uptime of a tick, where a line is one.
+pub fn tick(line: &[u8]) -> Option<(u64, f64)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut words = text.trim().split(' ');
+    (words.next()? == "tick").then_some(())?;
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 /// What a recorder saw.

@@ -6,19 +6,22 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-async fn run(args: &[&str]) -> anyhow::Result<Output> {
-    let program = std::env::current_exe()?.with_file_name("virtctl");
-    let mut command = Command::new(&program);
+/// virtctl with arguments, to be run.
+pub fn command(args: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("virtctl"));
     command.args(args);
-    command.output().await.with_context(|| format!("running {}", program.display()))
+    Ok(command)
+}
+
+async fn run(args: &[&str]) -> anyhow::Result<Output> {
+    command(args)?.output().await.context("running virtctl")
 }
 
 /// Starts virtctl with its standard input and output in our hands; it ends when it is dropped.
 pub fn start(args: &[&str]) -> anyhow::Result<Child> {
-    let program = std::env::current_exe()?.with_file_name("virtctl");
-    let mut command = Command::new(&program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    command.spawn().with_context(|| format!("running {}", program.display()))
+    let mut command = command(args)?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.spawn().context("running virtctl")
 }
 
 /// Runs virtctl to a good end; returns what it says, which may be nothing.

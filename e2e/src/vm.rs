@@ -97,6 +97,20 @@ impl Vms {
         Ok(())
     }
 
+    /// Creates a tick VM that begins on a node, where there is room, and may go elsewhere when it is evicted.
+    pub async fn create_near(&self, name: &str, node: &str) -> anyhow::Result<()> {
+        let mut vm = tick_vm(name, "Always", None);
+        vm["spec"]["template"]["spec"]["evictionStrategy"] = json!("LiveMigrate");
+        vm["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {
+                "matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}],
+            }}],
+        }});
+        let vm: VirtualMachine = serde_json::from_value(vm)?;
+        self.vms.create(&PostParams::default(), &vm).await.with_context(|| format!("creating VM {name}"))?;
+        Ok(())
+    }
+
     /// Waits until an instance runs and is ready.
     pub async fn wait_running(&self, name: &str) -> anyhow::Result<()> {
         wait::until(format!("VMI {name} to run"), BOOT_LIMIT, async || {

@@ -4,6 +4,7 @@ mod kills;
 mod limits;
 mod network;
 mod releases;
+mod turns;
 
 use std::time::Instant;
 
@@ -22,6 +23,7 @@ pub use kills::kill_matrix;
 pub use limits::{converge, queue, timeout};
 pub use network::cut;
 pub use releases::across;
+pub use turns::{backoff, from_one_node};
 
 /// So many moves in `make test`.
 const A_FEW: usize = 3;
@@ -168,15 +170,7 @@ pub async fn drain(context: Context) -> anyhow::Result<()> {
     let names = ["drained-1", "drained-2", "drained-3"];
     let node = schedulable_nodes(&context.cluster).await?[0].clone();
     for name in names {
-        let mut vm = crate::vm::tick_vm(name, "Always", None);
-        vm["spec"]["template"]["spec"]["evictionStrategy"] = json!("LiveMigrate");
-        // Where it begins, but it may go elsewhere.
-        vm["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {
-                "matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}],
-            }}],
-        }});
-        vms.vms.create(&kube::api::PostParams::default(), &serde_json::from_value(vm)?).await?;
+        vms.create_near(name, &node).await?;
     }
     let mut recorders = Vec::new();
     for name in names {

@@ -14,7 +14,7 @@ use crate::coverage::{Change, Coverage};
 use crate::demo::first_tick;
 use crate::node::Node;
 use crate::observer::UPDATE_ORDER;
-use crate::probe::{ATTACH, Probes};
+use crate::probe::{ATTACH, Pace, Probes};
 use crate::product::{Product, is_ready};
 use crate::suite::Context;
 use crate::ticks::{Recorder, summarize};
@@ -162,7 +162,7 @@ impl World {
             guests.push((name, before, recorder));
         }
         let coverage = Coverage::start(&self.cluster.client);
-        let probes = Probes::start(&self.cluster, &self.vms.namespace, ATTACHED);
+        let probes = Probes::start(&self.cluster, &self.vms.namespace, ATTACHED, Pace::People);
         wait::until("ticks of every guest", Duration::from_secs(60), async || {
             let heard: Vec<u64> = guests.iter().map(|(_, _, recorder)| recorder.heard()).collect();
             let watched = coverage.so_far().iter().any(|change| matches!(change, Change::Complete));

@@ -1,0 +1,167 @@
+//! Updates under load, in every way and with everything in between that a cluster does to one: one table.
+
+mod blows;
+mod load;
+mod row;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use kubevirt_types::Release;
+
+use crate::product::Product;
+use crate::suite::Context;
+use blows::Blow;
+use load::{Guests, Size};
+use row::{Demand, Row};
+
+const OLD: Release = Release::V0_17_0;
+const NEW: Release = Release::V0_18_0;
+
+/// How an update is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// `spec.imageTag`, from v0.17.0 to v0.18.0.
+    Tag,
+    /// A newer `kubevirt-operator.yaml`.
+    Manifest,
+    /// `spec.imageTag`, from v0.18.0 to v0.17.0.
+    Rollback,
+    /// There, back, and there again.
+    ThereBackThere,
+}
+
+impl Way {
+    fn begins_at(self) -> Release {
+        match self {
+            Self::Tag | Self::Manifest | Self::ThereBackThere => OLD,
+            Self::Rollback => NEW,
+        }
+    }
+
+    fn ends_at(self) -> Release {
+        match self {
+            Self::Tag | Self::Manifest | Self::ThereBackThere => NEW,
+            Self::Rollback => OLD,
+        }
+    }
+
+    async fn go(self, product: &Product) -> anyhow::Result<()> {
+        let by_tag = async |release: &Release| {
+            product.set_tag(&release.to_string()).await?;
+            product.wait_for(release).await
+        };
+        match self {
+            Self::Tag | Self::Rollback => by_tag(&self.ends_at()).await,
+            Self::Manifest => {
+                product.apply_operator(&NEW).await?;
+                product.wait_for(&NEW).await
+            }
+            Self::ThereBackThere => {
+                by_tag(&NEW).await?;
+                by_tag(&OLD).await?;
+                by_tag(&NEW).await
+            }
+        }
+    }
+}
+
+struct Scenario {
+    name: &'static str,
+    way: Way,
+    blow: Blow,
+    demand: Demand,
+}
+
+const SCENARIOS: [Scenario; 9] = [
+    Scenario { name: "plain", way: Way::Tag, blow: Blow::None, demand: Demand::Nothing },
+    Scenario { name: "rollback", way: Way::Rollback, blow: Blow::None, demand: Demand::Nothing },
+    Scenario { name: "by operator manifest", way: Way::Manifest, blow: Blow::None, demand: Demand::Nothing },
+    Scenario {
+        name: "there, back, there",
+        way: Way::ThereBackThere,
+        blow: Blow::None,
+        demand: Demand::Nothing,
+    },
+    Scenario { name: "CA rotation", way: Way::Tag, blow: Blow::Rotation, demand: Demand::Nothing },
+    Scenario { name: "kubelet restarted", way: Way::Tag, blow: Blow::Kubelet, demand: Demand::Nothing },
+    Scenario { name: "kill -9 every 5 s", way: Way::Tag, blow: Blow::Kills, demand: Demand::WhatWasHit },
+    Scenario {
+        name: "API server restarted",
+        way: Way::Tag,
+        blow: Blow::ApiServer,
+        demand: Demand::WhatWasHit,
+    },
+    Scenario { name: "worker cut off for 20 s", way: Way::Tag, blow: Blow::Network, demand: Demand::CutOff },
+];
+
+/// One update under a small load.
+pub async fn core(context: Context) -> anyhow::Result<()> {
+    run(&context, &SCENARIOS[..1], Size::CORE).await
+}
+
+/// Every scenario, under all the load that the machine holds.
+pub async fn all(context: Context) -> anyhow::Result<()> {
+    run(&context, &SCENARIOS, Size::whole()?).await
+}
+
+async fn run(context: &Context, scenarios: &[Scenario], size: Size) -> anyhow::Result<()> {
+    let case = context.case.as_deref().unwrap_or_default();
+    let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| scenario.name.contains(case)).collect();
+    ensure!(!chosen.is_empty(), "no scenario is called {case:?}");
+    let product = &context.product;
+    let mut guests = None;
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
+    for scenario in chosen {
+        let begins_at = scenario.way.begins_at();
+        if product.settled().await?.as_ref() != Some(&begins_at) || scenario.way == Way::Manifest {
+            product.bring_to(&begins_at).await?;
+        }
+        if guests.is_none() {
+            guests = Some(Guests::start(context, size).await?);
+        }
+        let guests = guests.as_ref().context("they were started")?;
+        println!("  {}", scenario.name);
+        let work = tokio::task::LocalSet::new();
+        let row = work.run_until(one(product, guests, scenario)).await.with_context(|| scenario.name)?;
+        for note in &row.notes {
+            println!("    {note}");
+        }
+        for wrong in row.verdict(scenario.demand) {
+            println!("    WRONG: {wrong}");
+            failed.push(format!("{}: {wrong}", scenario.name));
+        }
+        rows.push(row);
+        println!("{}", Row::table(&rows));
+    }
+    if let Some(guests) = guests {
+        guests.remove().await?;
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
+}
+
+async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow::Result<Row> {
+    let load = guests.at_work().await?;
+    let to = scenario.way.ends_at();
+    let over = AtomicBool::new(false);
+    let begun = Instant::now();
+    let update = async {
+        let outcome = scenario.way.go(product).await;
+        over.store(true, Ordering::Relaxed);
+        (outcome, begun.elapsed().as_secs_f64())
+    };
+    let strikes = scenario.blow.strike(product, &to, || over.load(Ordering::Relaxed));
+    let ((updated, seconds), struck) = tokio::join!(update, strikes);
+    let mut row = load.finish(scenario.name, seconds).await?;
+    if let Err(error) = updated {
+        row.complaints.push(format!("{error:#}"));
+    }
+    match struck {
+        Ok(what) => row.notes.push(what),
+        Err(error) => row.complaints.push(format!("{error:#}")),
+    }
+    scenario.blow.undo(product).await?;
+    Ok(row)
+}

@@ -1,0 +1,366 @@
+//! What goes on while an update does: guests, people at consoles and screens, requests, VMs that come and go, guests on the
+//! move, and those who watch.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
+use kube::api::{DeleteParams, PostParams};
+use kubevirt_types::VirtualMachine;
+use kubevirt_types::migration::MigrationPhase;
+use kubevirt_types::vm::PrintableStatus;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::row::{Row, Sessions};
+use crate::clock::MachineClock;
+use crate::coverage::{Coverage, fewest_nodes};
+use crate::devices::Devices;
+use crate::leaders::Leaders;
+use crate::migration::Migrations;
+use crate::probe::{Pace, Probes};
+use crate::suite::Context;
+use crate::talk::{Talk, With};
+use crate::ticks::{in_order, summarize};
+use crate::viewer::Viewer;
+use crate::vm::{Incarnation, Vms, schedulable_nodes, tick_vm};
+use crate::wait::{self, Look};
+
+/// The VM to whose console the probes attach.
+const ATTACHED: &str = "attached";
+/// A guest of 96 MiB that moves so slowly is on its way as long as an update takes.
+const BANDWIDTH: &str = "768Ki";
+/// Longer than a slow move takes behind the update's end.
+const MOVED_LIMIT: Duration = Duration::from_secs(400);
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub vms: usize,
+    pub consoles: usize,
+    /// Of those, by `virtctl console`.
+    pub virtctls: usize,
+    pub screens: usize,
+    pub moves: usize,
+}
+
+impl Size {
+    /// What a test among others takes.
+    pub const CORE: Self = Self { vms: 4, consoles: 4, virtctls: 1, screens: 1, moves: 2 };
+
+    /// 30 VMs, or what the machine holds: an emulated guest that ticks takes a fifth of a processor while pods start beside it.
+    pub fn whole() -> anyhow::Result<Self> {
+        let processors = std::thread::available_parallelism()?.get();
+        Ok(Self { vms: (6 * processors).min(30), consoles: 10, virtctls: 2, screens: 3, moves: 2 })
+    }
+}
+
+/// The guests, which stay from one scenario to the next.
+pub struct Guests {
+    context: Context,
+    vms: Vms,
+    size: Size,
+    names: Vec<String>,
+}
+
+impl Guests {
+    /// Starts them.
+    pub async fn start(context: &Context, size: Size) -> anyhow::Result<Self> {
+        let vms = Vms::of(&context.cluster, &context.namespace);
+        let names: Vec<String> = (0..size.vms).map(|index| format!("guest-{index}")).collect();
+        println!(
+            "  {} guests, {} consoles ({} by virtctl), {} screens",
+            size.vms, size.consoles, size.virtctls, size.screens
+        );
+        for name in names.iter().map(String::as_str).chain([ATTACHED]) {
+            vms.create(name, "Always", None).await?;
+        }
+        for name in names.iter().map(String::as_str).chain([ATTACHED]) {
+            vms.wait_running(name).await?;
+            crate::demo::first_tick(&context.cluster, &vms, name).await?;
+        }
+        Ok(Self { context: context.clone(), vms, size, names })
+    }
+
+    /// Removes them.
+    pub async fn remove(self) -> anyhow::Result<()> {
+        for name in self.names.iter().map(String::as_str).chain([ATTACHED]) {
+            self.vms.vms.delete(name, &DeleteParams::default()).await?;
+        }
+        for name in self.names.iter().map(String::as_str).chain([ATTACHED]) {
+            self.vms.wait_gone(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts everybody to work; returns when all are.
+    pub async fn at_work(&self) -> anyhow::Result<Load<'_>> {
+        let (client, namespace) = (&self.context.cluster.client, &self.context.namespace);
+        let mut before = Vec::new();
+        for name in &self.names {
+            before.push(self.vms.incarnation(name).await?);
+        }
+        let talks: Vec<Talk> = self.names[..self.size.consoles.min(self.names.len())]
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                // The guests that move have consoles of plain clients.
+                let plain = index + self.size.virtctls < self.size.consoles.min(self.names.len());
+                let with = if plain { With::PlainClient } else { With::Virtctl };
+                Talk::start(client, namespace, name, with)
+            })
+            .collect();
+        let mut viewers: Vec<Viewer> = self.names[..self.size.screens]
+            .iter()
+            .map(|name| Viewer::start(client, namespace, name))
+            .collect();
+        for talk in &talks {
+            talk.hears(10).await?;
+        }
+        for viewer in &mut viewers {
+            viewer.sees(2).await?;
+        }
+        let limits = json!({"configuration": {"migrations": {"bandwidthPerMigration": BANDWIDTH}}});
+        self.context.product.patch_spec(limits).await?;
+        let migrations = Migrations::of(client, namespace);
+        let mut moves = Vec::new();
+        for name in &self.names[..self.size.moves] {
+            let migration = migrations.begin(name).await?;
+            wait::until(format!("{name} to move"), MOVED_LIMIT, async || {
+                let status = migrations.api.get(&migration).await?.status.unwrap_or_default();
+                ensure!(!status.phase.is_final(), "it is over already");
+                let vmi = self.vms.vmis.get(name).await?;
+                let state = vmi.status.and_then(|status| status.migration_state).unwrap_or_default();
+                wait::when(
+                    status.phase == MigrationPhase::Running && state.start_timestamp.is_some(),
+                    format!("{:?}", status.phase),
+                )
+            })
+            .await?;
+            moves.push((name.clone(), migration));
+        }
+        let mut lives = Vec::new();
+        for node in schedulable_nodes(&self.context.cluster).await? {
+            lives.push(Lives::start(&self.vms, node));
+        }
+        let coverage = Coverage::start(client);
+        let nodes = schedulable_nodes(&self.context.cluster).await?;
+        wait::until("a first look at the pods", Duration::from_secs(30), async || {
+            wait::when(coverage.is_complete(), "none yet")
+        })
+        .await?;
+        Ok(Load {
+            guests: self,
+            begun: Instant::now(),
+            before,
+            talks,
+            viewers,
+            migrations,
+            moves,
+            lives,
+            probes: Probes::start(&self.context.cluster, namespace, ATTACHED, Pace::Fifty),
+            coverage,
+            devices: Devices::start(client, &nodes),
+            leaders: Leaders::start(client),
+            clock: MachineClock::start(),
+            nodes,
+        })
+    }
+}
+
+/// Everything that goes on.
+pub struct Load<'a> {
+    guests: &'a Guests,
+    nodes: Vec<String>,
+    /// When the last of it had begun.
+    begun: Instant,
+    before: Vec<Incarnation>,
+    talks: Vec<Talk>,
+    viewers: Vec<Viewer>,
+    migrations: Migrations,
+    moves: Vec<(String, String)>,
+    lives: Vec<Lives>,
+    probes: Probes,
+    coverage: Coverage,
+    leaders: Leaders,
+    devices: Devices,
+    clock: MachineClock,
+}
+
+impl Load<'_> {
+    /// Waits for the moves to be over, ends everything and counts.
+    pub async fn finish(self, scenario: &str, seconds: f64) -> anyhow::Result<Row> {
+        let mut row = Row::new(scenario, seconds);
+        let still = self.in_flight().await?;
+        row.notes
+            .push(format!("{still} of {} moves were still on their way when it was over", self.moves.len()));
+        for (name, migration) in &self.moves {
+            row.migrations += 1;
+            if let Err(error) = self.has_moved(name, migration).await {
+                row.migrations_failed += 1;
+                row.notes.push(format!("{error:#}"));
+            }
+        }
+        self.guests.context.product.patch_spec(json!({"configuration": {"migrations": null}})).await?;
+        for talk in &self.talks {
+            // A guest that says nothing any more is found below, by what its console was told.
+            if let Err(error) = talk.hears(5).await {
+                row.complaints.push(format!("{}: {error:#}", talk.vmi));
+            }
+        }
+        let ended = Instant::now();
+        let late = self.clock.finish().await?;
+        for (name, tally) in self.probes.finish().await? {
+            row.requests += tally.requests;
+            row.failed += tally.failed;
+            row.longest_api_gap_ms = row.longest_api_gap_ms.max(tally.longest_gap_ms);
+            row.notes.extend(tally.failures.iter().take(3).map(|failure| format!("{name}: {failure}")));
+        }
+        for life in self.lives {
+            let lived = life.finish().await?;
+            row.lives += lived.lives;
+            row.failed += lived.failures.len() as u64;
+            row.notes.extend(lived.failures);
+            row.notes.push(format!(
+                "{} VMs came and went on {}, the slowest start took {:.1} s",
+                lived.lives,
+                lived.node,
+                lived.slowest.as_secs_f64()
+            ));
+        }
+        for talk in self.talks {
+            let (vmi, with) = (talk.vmi.clone(), talk.with);
+            let talked = talk.finish().await?;
+            let ticks = summarize(&talked.ticks, self.begun, ended);
+            let (lost, again) = talked.echoes.amiss(talked.typed);
+            row.ticks += ticks.ticks;
+            row.ticks_lost += ticks.missing + ticks.disordered;
+            row.longest_tick_gap_ms = row.longest_tick_gap_ms.max(ticks.longest_guest_gap_ms);
+            let sessions = match with {
+                With::PlainClient => &mut row.plain,
+                With::Virtctl => &mut row.virtctl,
+            };
+            *sessions +=
+                Sessions { open: 1, cut: talked.cut, resumed: talked.resumed, typed_lost: lost + again };
+            row.notes.extend(
+                talked.causes.iter().map(|cause| format!("console of {vmi} ({with:?}) cut: {cause}")),
+            );
+            if let Err(error) = in_order(&talked.ticks) {
+                row.complaints.push(format!("{vmi} ({with:?}): {error:#}"));
+            }
+            if lost + again > 0 {
+                row.notes.push(format!(
+                    "{vmi} ({with:?}): of {} lines typed {lost} bytes never came, {again} again or late",
+                    talked.typed
+                ));
+            }
+        }
+        for viewer in self.viewers {
+            let vmi = viewer.vmi.clone();
+            let viewed = viewer.finish().await?;
+            row.screens += Sessions { open: 1, cut: viewed.cut, ..Sessions::default() };
+            row.notes.push(format!(
+                "screen of {vmi}: {} pictures, longest gap {} ms",
+                viewed.pictures, viewed.longest_gap_ms
+            ));
+            row.notes.extend(viewed.causes.iter().map(|cause| format!("screen of {vmi} cut: {cause}")));
+        }
+        for (name, before) in self.guests.names.iter().zip(&self.before) {
+            let moved = self.moves.iter().any(|(moved, _)| moved == name);
+            match self.guests.vms.incarnation(name).await {
+                Ok(after) if after == *before || moved && after.vmi_uid == before.vmi_uid => {}
+                Ok(after) => row.complaints.push(format!("{name} was {before:?} and is {after:?}")),
+                Err(error) => row.complaints.push(format!("{name}: {error:#}")),
+            }
+        }
+        row.longest_node_gap = self.coverage.longest_gap(&self.nodes);
+        row.api_nodes = fewest_nodes(&self.coverage.finish().await?, "virt-api");
+        row.without_devices = self.devices.finish().await?;
+        for (lease, reign) in self.leaders.finish().await? {
+            row.longest_leader_gap_ms =
+                row.longest_leader_gap_ms.max(u64::try_from(reign.longest_gap.as_millis()).unwrap_or(0));
+            row.notes
+                .push(format!("{lease}: {} changes, longest gap {:?}", reign.changes, reign.longest_gap));
+        }
+        row.notes.push(format!("a timer of 100 ms was late by at most {late} ms"));
+        Ok(row)
+    }
+
+    async fn in_flight(&self) -> anyhow::Result<usize> {
+        let mut in_flight = 0;
+        for (_, migration) in &self.moves {
+            let status = self.migrations.api.get(migration).await?.status.unwrap_or_default();
+            in_flight += usize::from(!status.phase.is_final());
+        }
+        Ok(in_flight)
+    }
+
+    async fn has_moved(&self, name: &str, migration: &str) -> anyhow::Result<()> {
+        let status = wait::until(format!("{name} to have moved"), MOVED_LIMIT, async || {
+            let status = self.migrations.api.get(migration).await?.status.unwrap_or_default();
+            let phase = format!("{:?}", status.phase);
+            Ok(if status.phase.is_final() { Look::Done(status) } else { Look::NotYet(phase) })
+        })
+        .await?;
+        let state = status.migration_state.unwrap_or_default();
+        ensure!(status.phase == MigrationPhase::Succeeded, "{name} did not move: {:?}", state.failure_reason);
+        let at = self.guests.vms.vmis.get(name).await?.status.unwrap_or_default().node_name;
+        ensure!(at.as_ref() == Some(&state.target_node), "{name} is at {at:?}: {state:?}");
+        Ok(())
+    }
+}
+
+/// VMs that are made, started, stopped and deleted on a node, one after the other.
+struct Lives {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Lived>,
+}
+
+/// What became of them.
+struct Lived {
+    node: String,
+    lives: u64,
+    slowest: Duration,
+    failures: Vec<String>,
+}
+
+impl Lives {
+    /// Inside of a [`tokio::task::LocalSet`]: waiting is not for other threads.
+    fn start(vms: &Vms, node: String) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let vms = vms.clone();
+        let task = tokio::task::spawn_local(async move {
+            let mut lived = Lived { node, lives: 0, slowest: Duration::ZERO, failures: Vec::new() };
+            while !*stopped.borrow() {
+                let name = format!("life-{}-{}", lived.node, lived.lives);
+                match live(&vms, &name, &lived.node).await {
+                    Ok(start) => lived.slowest = lived.slowest.max(start),
+                    Err(error) => lived.failures.push(format!("{}: {name}: {error:#}", Timestamp::now())),
+                }
+                lived.lives += 1;
+            }
+            lived
+        });
+        Self { stop, task }
+    }
+
+    async fn finish(self) -> anyhow::Result<Lived> {
+        self.stop.send_replace(true);
+        Ok(self.task.await?)
+    }
+}
+
+/// One VM's life; returns how long its start took.
+async fn live(vms: &Vms, name: &str, node: &str) -> anyhow::Result<Duration> {
+    let vm: VirtualMachine = serde_json::from_value(tick_vm(name, "Manual", Some(node)))?;
+    vms.vms.create(&PostParams::default(), &vm).await.context("create")?;
+    let begun = Instant::now();
+    vms.subresource("virtualmachines", name, "start").await.context("start")?;
+    vms.wait_running(name).await?;
+    let took = begun.elapsed();
+    vms.subresource("virtualmachines", name, "stop").await.context("stop")?;
+    vms.wait_printable(name, PrintableStatus::Stopped).await?;
+    vms.delete(name).await.context("delete")?;
+    Ok(took)
+}

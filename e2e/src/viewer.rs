@@ -1,0 +1,234 @@
+//! Somebody at a screen all the time: a plain VNC client (RFC 6143) that asks for a part of the picture again and again,
+//! presses a key that changes nothing, and takes every byte that isn't well-formed for the end of the session.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use futures::{SinkExt, StreamExt};
+use kube::Client;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::console::{self, Socket};
+
+/// Between two looks.
+const PACE: Duration = Duration::from_millis(500);
+/// A picture that hasn't come after this time doesn't come.
+const PICTURE_LIMIT: Duration = Duration::from_secs(90);
+/// The corner that is looked at, in pixels.
+const CORNER: (u16, u16) = (160, 64);
+/// The left shift key.
+const SHIFT: u32 = 0xffe1;
+/// Encodings that it knows: raw, and a new size of the screen.
+const ENCODINGS: [i32; 2] = [0, -223];
+
+/// What became of a screen.
+#[derive(Debug, Clone, Default)]
+pub struct Viewed {
+    pub pictures: u64,
+    /// The longest time between two pictures.
+    pub longest_gap_ms: u64,
+    /// Connections that ended before they were told to.
+    pub cut: u32,
+    /// Why.
+    pub causes: Vec<String>,
+}
+
+/// One that looks until it is finished.
+pub struct Viewer {
+    pub vmi: String,
+    stop: watch::Sender<bool>,
+    seen: watch::Receiver<u64>,
+    task: JoinHandle<Viewed>,
+}
+
+impl Viewer {
+    /// Sits down at a screen.
+    pub fn start(client: &Client, namespace: &str, vmi: &str) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (sees, seen) = watch::channel(0);
+        let path = format!(
+            "/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{vmi}/vnc"
+        );
+        let task = tokio::spawn(view(client.clone(), path, stopped, sees));
+        Self { vmi: vmi.to_owned(), stop, seen, task }
+    }
+
+    /// Waits for so many pictures more.
+    ///
+    /// # Errors
+    /// When they don't come.
+    pub async fn sees(&mut self, more: u64) -> anyhow::Result<()> {
+        let wanted = *self.seen.borrow() + more;
+        let seen = timeout(PICTURE_LIMIT, self.seen.wait_for(|seen| *seen >= wanted)).await;
+        seen.with_context(|| format!("no picture of {}", self.vmi))?
+            .map(drop)
+            .context("nobody looks any more")
+    }
+
+    /// Ends it and returns what it saw.
+    ///
+    /// # Errors
+    /// When the task broke.
+    pub async fn finish(self) -> anyhow::Result<Viewed> {
+        self.stop.send_replace(true);
+        Ok(self.task.await?)
+    }
+}
+
+async fn view(
+    client: Client,
+    path: String,
+    mut stopped: watch::Receiver<bool>,
+    sees: watch::Sender<u64>,
+) -> Viewed {
+    let mut viewed = Viewed::default();
+    while !*stopped.borrow() {
+        let outcome = tokio::select! {
+            outcome = look(&client, &path, &mut viewed, &sees) => outcome,
+            _ = stopped.changed() => break,
+        };
+        if let Err(error) = outcome {
+            viewed.cut += 1;
+            viewed.causes.push(format!("{}: {error:#}", jiff::Timestamp::now()));
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    viewed
+}
+
+/// One session to its end, which is always an error.
+async fn look(
+    client: &Client,
+    path: &str,
+    viewed: &mut Viewed,
+    sees: &watch::Sender<u64>,
+) -> anyhow::Result<()> {
+    let socket = console::open(client, path, kubevirt_types::labels::PLAIN_SUBPROTOCOL).await?;
+    let mut screen = Screen { socket, bytes: Vec::new(), size: (0, 0) };
+    screen.shake_hands().await?;
+    let mut last: Option<Instant> = None;
+    loop {
+        timeout(PICTURE_LIMIT, screen.corner()).await.context("no picture")??;
+        let now = Instant::now();
+        if let Some(last) = last {
+            viewed.longest_gap_ms = viewed.longest_gap_ms.max(now.duration_since(last).as_millis() as u64);
+        }
+        last = Some(now);
+        viewed.pictures += 1;
+        sees.send_replace(viewed.pictures);
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+struct Screen {
+    socket: Socket,
+    bytes: Vec<u8>,
+    size: (u16, u16),
+}
+
+impl Screen {
+    async fn take(&mut self, count: usize) -> anyhow::Result<Vec<u8>> {
+        while self.bytes.len() < count {
+            match self.socket.next().await {
+                Some(Ok(Message::Close(frame))) => bail!("closed by the server: {frame:?}"),
+                Some(Ok(message)) => self.bytes.extend_from_slice(&console::said(message)),
+                Some(Err(error)) => bail!("{error}"),
+                None => bail!("ended without a close frame"),
+            }
+        }
+        Ok(self.bytes.drain(..count).collect())
+    }
+
+    async fn number(&mut self) -> anyhow::Result<u32> {
+        let bytes = self.take(4).await?;
+        Ok(bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+    }
+
+    async fn short(&mut self) -> anyhow::Result<u16> {
+        let bytes = self.take(2).await?;
+        Ok(u16::from(bytes[0]) << 8 | u16::from(bytes[1]))
+    }
+
+    async fn say(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        Ok(self.socket.send(Message::binary(bytes)).await?)
+    }
+
+    async fn shake_hands(&mut self) -> anyhow::Result<()> {
+        let greeting = self.take(12).await?;
+        ensure!(greeting == b"RFB 003.008\n", "it greets with {greeting:?}");
+        self.say(greeting).await?;
+        let kinds = self.take(1).await?[0];
+        let kinds = self.take(kinds.into()).await?;
+        ensure!(kinds.contains(&1), "it wants one of {kinds:?}");
+        self.say(vec![1]).await?;
+        ensure!(self.number().await? == 0, "it refuses");
+        self.say(vec![1]).await?;
+        self.size = (self.short().await?, self.short().await?);
+        let format = self.take(16).await?;
+        ensure!(format[0] == 32, "{} bits per pixel", format[0]);
+        let name = self.number().await?;
+        self.take(name as usize).await?;
+        let mut encodings = vec![2, 0, 0, ENCODINGS.len() as u8];
+        encodings.extend(ENCODINGS.iter().flat_map(|encoding| encoding.to_be_bytes()));
+        self.say(encodings).await
+    }
+
+    /// Asks for the corner, and reads until a picture has come that shows any of it.
+    async fn corner(&mut self) -> anyhow::Result<()> {
+        for down in [1, 0] {
+            let mut key = vec![4, down, 0, 0];
+            key.extend(SHIFT.to_be_bytes());
+            self.say(key).await?;
+        }
+        let mut request = vec![3, 0, 0, 0, 0, 0];
+        request.extend(CORNER.0.to_be_bytes());
+        request.extend(CORNER.1.to_be_bytes());
+        self.say(request).await?;
+        loop {
+            match self.take(1).await?[0] {
+                0 => {
+                    if self.picture().await? {
+                        return Ok(());
+                    }
+                }
+                2 => {}
+                3 => {
+                    self.take(3).await?;
+                    let length = self.number().await?;
+                    self.take(length as usize).await?;
+                }
+                other => bail!("a message of type {other}"),
+            }
+        }
+    }
+
+    /// Whether it showed something.
+    async fn picture(&mut self) -> anyhow::Result<bool> {
+        self.take(1).await?;
+        let rectangles = self.short().await?;
+        let mut shown = false;
+        for _ in 0..rectangles {
+            let (x, y) = (self.short().await?, self.short().await?);
+            let (width, height) = (self.short().await?, self.short().await?);
+            match self.number().await?.cast_signed() {
+                0 => {
+                    let fits =
+                        |at: u16, length: u16, size: u16| u32::from(at) + u32::from(length) <= size.into();
+                    ensure!(
+                        fits(x, width, self.size.0) && fits(y, height, self.size.1),
+                        "{width}x{height} at {x},{y} of a screen of {:?}",
+                        self.size
+                    );
+                    self.take(usize::from(width) * usize::from(height) * 4).await?;
+                    shown |= width > 0 && height > 0;
+                }
+                -223 => self.size = (width, height),
+                other => bail!("encoding {other}, which was not asked for"),
+            }
+        }
+        Ok(shown)
+    }
+}
