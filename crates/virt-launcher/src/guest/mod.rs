@@ -6,8 +6,9 @@
 pub mod intent;
 pub mod life;
 mod moving;
+mod screenshot;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use handler_launcher_com::launcher::{DomainPhase, DomainState};
@@ -24,6 +25,7 @@ use crate::qemu::NoAccel;
 use crate::qemu::spec::{GuestSpec, SpecError};
 use crate::qmp::{Qmp, QmpError};
 use intent::Intent;
+pub use screenshot::ScreenshotError;
 
 /// QEMU's answer to `stop` and `cont` comes before the event does; the event is never far.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,6 +107,10 @@ struct Inner {
     may_run: tokio::sync::Mutex<bool>,
     /// Until when a guest that powers itself off is to be started again, while QEMU waits for that.
     reboot: Mutex<Option<Instant>>,
+    /// Whether it has a screen, once it is known what it is.
+    graphics: OnceLock<bool>,
+    /// Held while a picture of the screen is taken.
+    screenshots: Arc<tokio::sync::Mutex<()>>,
     migration_news: Notify,
     migrations: Migrations,
 }
@@ -122,6 +128,8 @@ impl Guest {
             typed: Mutex::new(Some(typed)),
             may_run: tokio::sync::Mutex::new(false),
             reboot: Mutex::new(None),
+            graphics: OnceLock::new(),
+            screenshots: Arc::default(),
             migration_news: Notify::new(),
             migrations: Migrations::default(),
         }))

@@ -1,4 +1,5 @@
-//! Launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice; it reboots.
+//! Launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice; it reboots;
+//! its screen is seen.
 //!
 //! Needs `KUBEVIRT_TEST_QEMU` and `KUBEVIRT_TEST_QEMU_IMG` (programs that run those of the launcher's image) and
 //! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/qemu-test.sh` sets all.
@@ -8,6 +9,7 @@
 mod disks;
 mod launcher;
 mod network;
+mod screen;
 
 use std::time::Duration;
 
