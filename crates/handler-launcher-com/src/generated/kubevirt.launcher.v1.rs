@@ -704,7 +704,8 @@ pub mod launcher_client {
                 .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "UnpauseVirtualMachine"));
             self.inner.unary(req, path, codec).await
         }
-        /// With capability "soft-reboot": presses the power button, and starts the guest again in the
+        /// With capability "soft-reboot": presses the power button, again and again until the guest reacts
+        /// (launchers of some releases: once), and starts the guest again in the
         /// same QEMU when it has powered itself off within the grace. Returns when it is pressed.
         pub async fn soft_reboot_virtual_machine(
             &mut self,
@@ -899,7 +900,8 @@ pub mod launcher_server {
             &self,
             request: tonic::Request<super::UnpauseVirtualMachineRequest>,
         ) -> std::result::Result<tonic::Response<super::UnpauseVirtualMachineResponse>, tonic::Status>;
-        /// With capability "soft-reboot": presses the power button, and starts the guest again in the
+        /// With capability "soft-reboot": presses the power button, again and again until the guest reacts
+        /// (launchers of some releases: once), and starts the guest again in the
         /// same QEMU when it has powered itself off within the grace. Returns when it is pressed.
         async fn soft_reboot_virtual_machine(
             &self,

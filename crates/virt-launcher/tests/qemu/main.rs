@@ -106,6 +106,22 @@ async fn softly_rebooted_it_starts_again_in_the_same_qemu() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
+async fn asked_to_reboot_before_it_listens_it_reboots_all_the_same() {
+    let mut at = Launcher::start("r1").await;
+    at.boot().await;
+    // Its firmware has hardly begun.
+    at.soft_reboot(110).await;
+    let mut reader = Reader::default();
+    let again =
+        |text: &str| text.split_once("guest: powering off").is_some_and(|(_, new)| new.contains("tick 3 "));
+    reader.read_until(&at, again).await;
+    let state = at.until(|state| state.phase() == DomainPhase::Running).await;
+    assert_eq!(reader.text.matches("guest: powering off").count(), 1, "{state:?}");
+    at.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
 async fn it_needs_no_virt_handler_to_go_on() {
     let absence = std::env::var("KUBEVIRT_TEST_ABSENCE").ok().and_then(|text| text.parse().ok());
     let absence = Duration::from_secs(absence.unwrap_or(ABSENCE));
