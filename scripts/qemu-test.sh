@@ -1,5 +1,5 @@
 #!/bin/bash
-# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it, gives it disks.
+# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it, gives it disks, looks at its screen.
 # Needs the launcher's root and the tick guest, which `make images` builds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

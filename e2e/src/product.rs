@@ -154,9 +154,20 @@ impl Product {
 
     /// The pods of a component.
     pub async fn pods(&self, component: &str) -> anyhow::Result<Vec<Pod>> {
-        let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), NAMESPACE);
         let of_component = ListParams::default().labels(&format!("{}={component}", labels::APP));
-        Ok(pods.list(&of_component).await?.items)
+        Ok(self.all_pods().list(&of_component).await?.items)
+    }
+
+    /// The virt-handler of a node.
+    pub async fn handler_on(&self, node: &str) -> anyhow::Result<Pod> {
+        let on = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(node));
+        let handlers = self.pods("virt-handler").await?;
+        handlers.into_iter().find(on).with_context(|| format!("no virt-handler on {node}"))
+    }
+
+    /// The pods of the namespace that it is installed in.
+    pub fn all_pods(&self) -> Api<Pod> {
+        Api::namespaced(self.cluster.client.clone(), NAMESPACE)
     }
 
     /// Deletes the KubeVirt object and waits until it and all that it made are gone.

@@ -18,6 +18,12 @@ pub mod deviceplugin {
     include!("generated/v1beta1.rs");
 }
 
+/// The largest picture of a screen that a launcher sends, in bytes. A guest's video memory is 16 MiB; of the four bytes
+/// that it keeps for a pixel a PNG has three, and packs them.
+pub const MAX_SCREENSHOT: usize = 16 << 20;
+/// The largest message with a picture: its field's tag and length come on top. gRPC's own limit is 4 MiB.
+pub const MAX_SCREENSHOT_MESSAGE: usize = MAX_SCREENSHOT + 16;
+
 mod client;
 
 pub use client::{DialError, Launcher, dial};

@@ -16,6 +16,8 @@ pub mod capability {
     pub const CONSOLE_RESUME: &str = "console-resume";
     /// PrepareMigrationSource and its kin: the guest can be moved while it runs.
     pub const LIVE_MIGRATION: &str = "live-migration";
+    /// Screenshot.
+    pub const SCREENSHOT: &str = "screenshot";
     /// SoftRebootVirtualMachine.
     pub const SOFT_REBOOT: &str = "soft-reboot";
     /// There is a `vnc-sock`.

@@ -25,10 +25,6 @@ pub struct AttachRequest {
     /// Don't take the place of a session that there is.
     #[serde(default)]
     pub preserve_session: bool,
-    /// Take nobody's place, and none: for a look at a screen beside whoever watches it. Launchers of releases that
-    /// don't know this take it for a session like any other.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub shared: bool,
 }
 
 /// What the launcher answers.
@@ -129,12 +125,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_behind_the_lines_are_the_streams() {
         let (mut client, mut launcher) = tokio::io::duplex(4096);
-        let request = AttachRequest {
-            session: "s-1".into(),
-            resume_from: Some(7),
-            preserve_session: true,
-            shared: true,
-        };
+        let request = AttachRequest { session: "s-1".into(), resume_from: Some(7), preserve_session: true };
         let asked = request.clone();
         let launcher = tokio::spawn(async move {
             let request = accept(&mut launcher).await.unwrap();
@@ -160,11 +151,10 @@ mod tests {
             r#"{"session":"a","resumeFrom":null,"preserveSession":false}"#
         );
         assert_eq!(serde_json::from_str::<AttachRequest>(r#"{"session":"a"}"#).unwrap(), request);
-        let shared = AttachRequest { preserve_session: true, shared: true, ..request };
-        assert_eq!(
-            serde_json::to_string(&shared).unwrap(),
-            r#"{"session":"a","resumeFrom":null,"preserveSession":true,"shared":true}"#
-        );
+        // As a virt-handler says it that takes its pictures here.
+        let shared = r#"{"session":"a","resumeFrom":null,"preserveSession":true,"shared":true}"#;
+        let preserving = AttachRequest { preserve_session: true, ..request };
+        assert_eq!(serde_json::from_str::<AttachRequest>(shared).unwrap(), preserving);
         assert_eq!(serde_json::to_string(&AttachReply::Attached { offset: 3 }).unwrap(), r#"{"offset":3}"#);
         let refused = AttachReply::Refused { error: "no".into() };
         assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"error":"no"}"#);

@@ -177,6 +177,10 @@ pub struct MigrationState {
     /// Somebody wants it to end. By the controller.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub abort_requested: bool,
+    /// When the target pod was first missed; what ran in it has the pod's grace period to end. By the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::schema::DateTime>")]
+    pub target_pod_missing_timestamp: Option<jiff::Timestamp>,
 
     /// Fingerprint of the source launcher's certificate. By the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,8 @@ pub use devices::{
 };
 pub use status::{InterfaceStatus, PhaseTransition, VirtualMachineInstanceStatus, VmiPhase};
 pub use volumes::{
-    CloudInitNoCloudSource, ContainerDiskSource, EmptyDiskSource, LocalObjectReference, Volume,
+    CLOUD_INIT_INLINE_LIMIT, CloudInitNoCloudSource, ContainerDiskSource, EmptyDiskSource,
+    LocalObjectReference, Volume,
 };
 
 kind! {

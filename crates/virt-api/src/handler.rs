@@ -21,7 +21,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const CANDIDATES: usize = 3;
 /// A refusal is a Status; what is longer is not for us.
 const REFUSAL_LIMIT: usize = 64 * 1024;
-/// A picture of the largest screen there is, if nothing in it could be packed.
+/// A picture of the largest screen there is, also from virt-handlers of releases that packed it themselves.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// virt-handlers, as somebody who may call them sees them.

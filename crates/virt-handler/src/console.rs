@@ -30,7 +30,6 @@ use crate::launcher::calls::{self, CallError};
 use crate::launcher::link::Links;
 use crate::launcher::socket::{self, SocketError};
 use crate::metrics::STREAMS;
-use crate::screen::{self, RfbError, ScreenError};
 use crate::vmi::knowledge::Knowledge;
 
 /// A launcher answers an attach from memory.
@@ -87,8 +86,6 @@ enum ConsoleError {
     Slow,
     #[error(transparent)]
     Call(#[from] CallError),
-    #[error(transparent)]
-    Screen(#[from] ScreenError),
 }
 
 /// The routes that a release has.
@@ -137,8 +134,14 @@ async fn screenshot(
     asked: Result<Query<Look>, QueryRejection>,
 ) -> Result<Response, ConsoleError> {
     let asked = asked.map_err(|rejection| ConsoleError::Query(rejection.body_text()))?.0;
-    let found = socket::find(consoles.links.pods(), &consoles.pod_of(&name)?, socket::VNC)?;
-    let picture = screen::screenshot(&found, own_session(), asked.move_cursor).await?;
+    let pod = consoles.pod_of(&name)?;
+    let picture = match calls::screenshot(&consoles.links, &pod, asked.move_cursor).await {
+        Ok(picture) => picture,
+        Err(CallError::Refused { .. }) if consoles.has_moved(&pod).await => {
+            return Err(consoles.moving(&name));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let (namespace, name) = name;
     tracing::info!(namespace, name, bytes = picture.len(), "screenshot taken");
     Ok(([(header::CONTENT_TYPE, "image/png")], picture).into_response())
@@ -219,7 +222,6 @@ impl Consoles {
             session: session.clone(),
             resume_from: asked.resume_from,
             preserve_session: asked.preserve_session,
-            shared: false,
         };
         let (guest, offset) = match self.attach(&pod, socket, &request).await {
             Ok(attached) => attached,
@@ -277,19 +279,12 @@ impl ConsoleError {
             Self::NotAWebsocket(_) | Self::Query(_) | Self::Call(CallError::Unsupported { .. }) => {
                 (StatusCode::BAD_REQUEST, "BadRequest")
             }
-            Self::Screen(ScreenError::Taken) => (StatusCode::CONFLICT, "Conflict"),
-            Self::Socket(_)
-            | Self::Connect(_)
-            | Self::Attach(_)
-            | Self::Call(CallError::Unreachable)
-            | Self::Screen(
-                ScreenError::Connect(_) | ScreenError::Attach(_) | ScreenError::Rfb(RfbError::Io(_)),
-            ) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
-            Self::Slow | Self::Call(CallError::Slow { .. }) | Self::Screen(ScreenError::Slow) => {
-                (StatusCode::GATEWAY_TIMEOUT, "Timeout")
+            Self::Call(CallError::Refused { lasting: true, .. }) => (StatusCode::CONFLICT, "Conflict"),
+            Self::Socket(_) | Self::Connect(_) | Self::Attach(_) | Self::Call(CallError::Unreachable) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
             }
-            Self::Call(CallError::Refused { .. } | CallError::Encode(_))
-            | Self::Screen(ScreenError::Rfb(_) | ScreenError::Png(_)) => {
+            Self::Slow | Self::Call(CallError::Slow { .. }) => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+            Self::Call(CallError::Refused { .. } | CallError::Encode(_)) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
             }
         }

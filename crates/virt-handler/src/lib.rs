@@ -15,5 +15,4 @@ pub mod life;
 pub mod lock;
 pub mod metrics;
 pub mod node;
-pub mod screen;
 pub mod vmi;

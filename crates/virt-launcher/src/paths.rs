@@ -75,6 +75,11 @@ impl Paths {
         self.private.join("vnc")
     }
 
+    /// A picture of the screen: QEMU writes it for us.
+    pub fn screenshot(&self) -> PathBuf {
+        self.private.join("screen.png")
+    }
+
     /// A migration's stream: between QEMU and us.
     pub fn migration(&self) -> PathBuf {
         self.private.join("migration")

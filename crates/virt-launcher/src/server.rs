@@ -13,19 +13,21 @@ use handler_launcher_com::launcher::{
     InfoResponse, KillVirtualMachineRequest, KillVirtualMachineResponse, MigrateVirtualMachineRequest,
     MigrateVirtualMachineResponse, PauseVirtualMachineRequest, PauseVirtualMachineResponse,
     PrepareMigrationSourceRequest, PrepareMigrationSourceResponse, PrepareMigrationTargetRequest,
-    PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse,
-    ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse, SoftRebootVirtualMachineRequest,
-    SoftRebootVirtualMachineResponse, SyncVirtualMachineRequest, SyncVirtualMachineResponse,
-    UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse, WatchDomainRequest,
+    PrepareMigrationTargetResponse, ResolveMigrationRequest, ResolveMigrationResponse, ScreenshotRequest,
+    ScreenshotResponse, ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse,
+    SoftRebootVirtualMachineRequest, SoftRebootVirtualMachineResponse, SyncVirtualMachineRequest,
+    SyncVirtualMachineResponse, UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse,
+    WatchDomainRequest,
 };
 use handler_launcher_com::negotiate::{PROTOCOL_VERSIONS, capability};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::domain::Domain;
-use crate::guest::{Guest, GuestError};
+use crate::guest::{Guest, GuestError, ScreenshotError};
 use crate::migration::MigrationError;
 use crate::migration::identity::IdentityError;
+use crate::qmp::QmpError;
 
 /// The server.
 #[derive(Debug)]
@@ -43,12 +45,13 @@ impl Server {
 }
 
 /// What this launcher can do.
-const CAPABILITIES: [&str; 5] = [
+const CAPABILITIES: [&str; 6] = [
     capability::PAUSE,
     capability::CONSOLE_RESUME,
     capability::VNC,
     capability::LIVE_MIGRATION,
     capability::SOFT_REBOOT,
+    capability::SCREENSHOT,
 ];
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -112,6 +115,11 @@ impl Launcher for Server {
         let grace = request.into_inner().grace_period_seconds.map(Duration::from_secs);
         let domain = self.guest.soft_reboot(grace).await.map_err(status)?;
         Ok(Response::new(SoftRebootVirtualMachineResponse { domain: Some(domain) }))
+    }
+
+    async fn screenshot(&self, request: Request<ScreenshotRequest>) -> Answer<ScreenshotResponse> {
+        let png = self.guest.screenshot(request.into_inner().move_cursor).await.map_err(no_picture)?;
+        Ok(Response::new(ScreenshotResponse { png }))
     }
 
     async fn get_domain(&self, _: Request<GetDomainRequest>) -> Answer<DomainState> {
@@ -198,6 +206,18 @@ fn status(err: GuestError) -> Status {
             Status::failed_precondition(text)
         }
         GuestError::Qmp(_) | GuestError::NoEvent { .. } => Status::unavailable(text),
+    }
+}
+
+fn no_picture(err: ScreenshotError) -> Status {
+    let text = err.to_string();
+    match err {
+        // QEMU would say the same again.
+        ScreenshotError::Guest(GuestError::Qmp(QmpError::Refused { .. })) | ScreenshotError::File { .. } => {
+            Status::internal(text)
+        }
+        ScreenshotError::Guest(err) => status(err),
+        ScreenshotError::NoScreen | ScreenshotError::TooLarge => Status::failed_precondition(text),
     }
 }
 

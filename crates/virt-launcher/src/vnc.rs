@@ -1,5 +1,4 @@
-//! The guest's screen. QEMU speaks RFB; this carries one session at a time to it, and beside it those that only want
-//! to look.
+//! The guest's screen. QEMU speaks RFB; this carries one session at a time to it.
 //!
 //! Never looks into RFB: a session that comes back begins with a full frame.
 
@@ -8,7 +7,6 @@ use std::sync::Arc;
 
 use kubevirt_stream::attach::{self, AttachError, AttachReply};
 use tokio::net::UnixStream;
-use tokio_util::sync::CancellationToken;
 
 use crate::sessions::Sessions;
 
@@ -39,18 +37,16 @@ impl Screen {
                 return attach::reply(&mut stream, &AttachReply::Refused { error }).await;
             }
         };
-        let sitting = match (!request.shared).then(|| self.sessions.sit(&request)).transpose() {
+        let sitting = match self.sessions.sit(&request) {
             Ok(sitting) => sitting,
             Err(busy) => {
                 return attach::reply(&mut stream, &AttachReply::Refused { error: busy.to_string() }).await;
             }
         };
-        let replaced =
-            sitting.as_ref().map_or_else(CancellationToken::new, |sitting| sitting.replaced.clone());
         attach::reply(&mut stream, &AttachReply::Attached { offset: 0 }).await?;
-        tracing::info!(session = request.session, shared = request.shared, "screen attached");
+        tracing::info!(session = request.session, "screen attached");
         tokio::select! {
-            () = replaced.cancelled() => {}
+            () = sitting.replaced.cancelled() => {}
             // How it ends doesn't matter: both ends are closed.
             _ = tokio::io::copy_bidirectional(&mut stream, &mut qemu) => {}
         }
@@ -61,7 +57,6 @@ impl Screen {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
     use kubevirt_stream::attach::AttachRequest;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
@@ -73,14 +68,10 @@ mod tests {
         session: &str,
         preserve: bool,
     ) -> (UnixStream, Result<u64, AttachError>) {
-        let preserve_session = preserve;
-        ask(screen, AttachRequest { session: session.into(), preserve_session, ..AttachRequest::default() })
-            .await
-    }
-
-    async fn ask(screen: &Screen, request: AttachRequest) -> (UnixStream, Result<u64, AttachError>) {
         let (mut client, server) = UnixStream::pair().unwrap();
         tokio::spawn(screen.clone().serve(server));
+        let request =
+            AttachRequest { session: session.into(), resume_from: None, preserve_session: preserve };
         let answer = attach::attach(&mut client, &request).await;
         (client, answer)
     }
@@ -109,20 +100,11 @@ mod tests {
         let (_, refused) = attach_as(&screen, "b", true).await;
         assert_eq!(refused.unwrap_err().to_string(), "Active VNC connection. Request denied.");
 
-        // Who only looks disturbs nobody, and is disturbed by nobody.
-        let looks =
-            AttachRequest { session: "c".into(), preserve_session: true, shared: true, resume_from: None };
-        let (mut look, answer) = ask(&screen, looks).await;
-        answer.unwrap();
-        assert!(first.read(&mut [0]).now_or_never().is_none());
-
         let (mut second, answer) = attach_as(&screen, "b", false).await;
         answer.unwrap();
         second.read_exact(&mut greeting).await.unwrap();
         assert_eq!(&greeting, b"RFB 003.008\n");
         assert_eq!(first.read(&mut [0]).await.unwrap(), 0);
-        look.read_exact(&mut greeting).await.unwrap();
-        look.write_all(b"RFB").await.unwrap();
         std::fs::remove_file(&path).unwrap();
     }
 }

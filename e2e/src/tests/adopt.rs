@@ -4,15 +4,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::PostParams;
 use kubevirt_types::vm::PrintableStatus;
-use kubevirt_types::{Release, VmiPhase, labels};
+use kubevirt_types::{Release, VmiPhase};
 use serde_json::json;
 
 use crate::node::{Node, Signal};
-use crate::product::{NAMESPACE, restarts};
+use crate::product::restarts;
 use crate::suite::Context;
 use crate::ticks::{Recorder, in_order};
 use crate::vm::{Vms, tick_vm};
@@ -124,12 +123,8 @@ struct Killed {
 }
 
 async fn kill_handler(context: &Context, node: &str) -> anyhow::Result<Killed> {
-    let handlers = ListParams::default()
-        .labels(&format!("{}=virt-handler", labels::APP))
-        .fields(&format!("spec.nodeName={node}"));
-    let pods = pods_of(context).list(&handlers).await?;
-    let pod = pods.iter().next().with_context(|| format!("no virt-handler on {node}"))?;
-    let killed = Killed { pod: pod.name_any(), restarts: restarts(pod) };
+    let pod = context.product.handler_on(node).await?;
+    let killed = Killed { pod: pod.name_any(), restarts: restarts(&pod) };
     Node(node.to_owned()).signal(&killed.pod, Signal::Kill).await?;
     Ok(killed)
 }
@@ -137,14 +132,10 @@ async fn kill_handler(context: &Context, node: &str) -> anyhow::Result<Killed> {
 /// Waits until the kubelet has started it again, and it is ready.
 async fn back(context: &Context, killed: &Killed) -> anyhow::Result<()> {
     wait::until("virt-handler to be back", LIMIT, async || {
-        let pod = pods_of(context).get(&killed.pod).await?;
+        let pod = context.product.all_pods().get(&killed.pod).await?;
         let ready = crate::product::is_ready(&pod);
         let restarts = restarts(&pod);
         wait::when(ready && restarts > killed.restarts, format!("ready {ready}, {restarts} restarts"))
     })
     .await
-}
-
-fn pods_of(context: &Context) -> Api<Pod> {
-    Api::namespaced(context.cluster.client.clone(), NAMESPACE)
 }

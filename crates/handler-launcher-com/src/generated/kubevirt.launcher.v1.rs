@@ -98,6 +98,20 @@ pub struct SoftRebootVirtualMachineResponse {
     #[prost(message, optional, tag = "1")]
     pub domain: ::core::option::Option<DomainState>,
 }
+/// How to look.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScreenshotRequest {
+    /// Move the pointer before: a guest that has turned its screen off turns it on.
+    #[prost(bool, tag = "1")]
+    pub move_cursor: bool,
+}
+/// What is to be seen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScreenshotResponse {
+    /// A PNG file, of 16 MiB at most: more than a reader of gRPC takes unless it is told to.
+    #[prost(bytes = "vec", tag = "1")]
+    pub png: ::prost::alloc::vec::Vec<u8>,
+}
 /// Nothing to say yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetDomainRequest {}
@@ -690,7 +704,8 @@ pub mod launcher_client {
                 .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "UnpauseVirtualMachine"));
             self.inner.unary(req, path, codec).await
         }
-        /// With capability "soft-reboot": presses the power button, and starts the guest again in the
+        /// With capability "soft-reboot": presses the power button, again and again until the guest reacts
+        /// (launchers of some releases: once), and starts the guest again in the
         /// same QEMU when it has powered itself off within the grace. Returns when it is pressed.
         pub async fn soft_reboot_virtual_machine(
             &mut self,
@@ -708,6 +723,22 @@ pub mod launcher_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "SoftRebootVirtualMachine"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// With capability "screenshot": a picture of the guest's screen. Refused with FAILED_PRECONDITION
+        /// when there is none to be had: no screen, no guest, or the guest is on another node.
+        pub async fn screenshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ScreenshotRequest>,
+        ) -> std::result::Result<tonic::Response<super::ScreenshotResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/kubevirt.launcher.v1.Launcher/Screenshot");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("kubevirt.launcher.v1.Launcher", "Screenshot"));
             self.inner.unary(req, path, codec).await
         }
         /// The state of the virtual machine now.
@@ -869,12 +900,19 @@ pub mod launcher_server {
             &self,
             request: tonic::Request<super::UnpauseVirtualMachineRequest>,
         ) -> std::result::Result<tonic::Response<super::UnpauseVirtualMachineResponse>, tonic::Status>;
-        /// With capability "soft-reboot": presses the power button, and starts the guest again in the
+        /// With capability "soft-reboot": presses the power button, again and again until the guest reacts
+        /// (launchers of some releases: once), and starts the guest again in the
         /// same QEMU when it has powered itself off within the grace. Returns when it is pressed.
         async fn soft_reboot_virtual_machine(
             &self,
             request: tonic::Request<super::SoftRebootVirtualMachineRequest>,
         ) -> std::result::Result<tonic::Response<super::SoftRebootVirtualMachineResponse>, tonic::Status>;
+        /// With capability "screenshot": a picture of the guest's screen. Refused with FAILED_PRECONDITION
+        /// when there is none to be had: no screen, no guest, or the guest is on another node.
+        async fn screenshot(
+            &self,
+            request: tonic::Request<super::ScreenshotRequest>,
+        ) -> std::result::Result<tonic::Response<super::ScreenshotResponse>, tonic::Status>;
         /// The state of the virtual machine now.
         async fn get_domain(
             &self,
@@ -1249,6 +1287,43 @@ pub mod launcher_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SoftRebootVirtualMachineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubevirt.launcher.v1.Launcher/Screenshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct ScreenshotSvc<T: Launcher>(pub Arc<T>);
+                    impl<T: Launcher> tonic::server::UnaryService<super::ScreenshotRequest> for ScreenshotSvc<T> {
+                        type Response = super::ScreenshotResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ScreenshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Launcher>::screenshot(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ScreenshotSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -55,6 +55,10 @@ pub struct ContainerDiskSource {
     pub path: Option<String>,
 }
 
+/// What of a document for cloud-init may stand in the object itself, in bytes: KubeVirt's limit. What is longer belongs
+/// into a Secret.
+pub const CLOUD_INIT_INLINE_LIMIT: usize = 2048;
+
 /// What cloud-init is told: user data in exactly one form, network data in one at most.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

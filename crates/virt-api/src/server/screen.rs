@@ -51,8 +51,19 @@ fn refusal(name: &str, node: &str, error: &HandlerError) -> Refusal {
             );
             Refusal::new(StatusCode::NOT_IMPLEMENTED, why)
         }
-        HandlerError::Refused { status, message, .. } if *status == StatusCode::SERVICE_UNAVAILABLE => {
-            Refusal::new(*status, format!("no screenshot: {message}: try again"))
+        // Our request is in order: it is the launcher that is of a release without.
+        HandlerError::Refused { status: StatusCode::BAD_REQUEST, message, .. } => {
+            let why = format!("no screenshot: {message}: restart the virtual machine, or migrate it");
+            Refusal::new(StatusCode::NOT_IMPLEMENTED, why)
+        }
+        // It isn't there any more, or not yet.
+        HandlerError::Refused {
+            status: StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+            message,
+            ..
+        } => {
+            let why = format!("no screenshot: {message}: try again");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         }
         HandlerError::Connect { .. } | HandlerError::Cut { .. } | HandlerError::Refused { .. } => {
             Refusal::internal(error.to_string())
@@ -73,13 +84,19 @@ mod tests {
         };
         for (error, expected) in [
             (refused(StatusCode::NOT_FOUND, ""), "501 virt-handler on node n is of a release that takes no"),
+            (refused(StatusCode::NOT_FOUND, "a moves away"), "503 no screenshot: a moves away: try again"),
             (
-                refused(StatusCode::NOT_FOUND, "a not found on node n"),
-                "500 Internal error occurred: virt-handler h",
+                refused(StatusCode::BAD_REQUEST, "the launcher (release v0.17.0) can't take a screenshot"),
+                "501 no screenshot: the launcher (release v0.17.0) can't take a screenshot: restart",
             ),
             (
-                refused(StatusCode::CONFLICT, "somebody has it"),
-                "409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io \"a\": somebody has it",
+                refused(StatusCode::CONFLICT, "it has no screen"),
+                "409 Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io \"a\": it has no screen",
+            ),
+            (refused(StatusCode::GATEWAY_TIMEOUT, "it is slow"), "503 no screenshot: it is slow: try again"),
+            (
+                refused(StatusCode::INTERNAL_SERVER_ERROR, "QEMU refused screendump"),
+                "500 Internal error occurred: virt-handler h: QEMU refused screendump",
             ),
             (refused(StatusCode::SERVICE_UNAVAILABLE, "it broke"), "503 no screenshot: it broke: try again"),
             (HandlerError::None { node: "n".into() }, "400 no virt-handler on node n"),

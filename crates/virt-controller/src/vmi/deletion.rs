@@ -62,7 +62,11 @@ fn handler_deadline(inputs: &Inputs, pods: &[&Pod]) -> Timestamp {
 fn without_pods(inputs: &Inputs, phase: VmiPhase, now: Timestamp) -> Decision {
     let mut wanted = inputs.vmi.status.clone().unwrap_or_default();
     let due = match phase {
-        VmiPhase::Scheduled | VmiPhase::Running | VmiPhase::Unknown => last_grace(inputs, &mut wanted, now),
+        VmiPhase::Scheduled | VmiPhase::Running | VmiPhase::Unknown => {
+            let moving = wanted.migration_state.as_mut().filter(|state| !state.is_final());
+            let lingers = moving.and_then(|state| moves::last_grace(&inputs.vmi, state, now));
+            last_grace(inputs, &mut wanted, now).max(lingers)
+        }
         VmiPhase::Unset
         | VmiPhase::Pending
         | VmiPhase::Scheduling

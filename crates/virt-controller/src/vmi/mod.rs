@@ -161,13 +161,14 @@ fn after_handover(
 ) {
     let vmi = &*inputs.vmi;
     status::observe_pods(status, vmi, pods);
-    moves::observe(inputs, pods, status, decision, now);
+    let lingers = moves::observe(inputs, pods, status, decision, now);
+    let lingers = lingers.filter(|_| pods::may_have_left(vmi, pods));
     match pods::current(vmi, pods) {
         // Nobody removes a pod that may run but its node's kubelet, who ended it; the garbage collector, whose node
         // is gone or out of service; and a user who forces it, and says with that that it doesn't run.
         Launcher::Missing => {
             decision.confirm = true;
-            if let Some(due) = last_grace(inputs, status, now) {
+            if let Some(due) = last_grace(inputs, status, now).max(lingers) {
                 return decision.look_again_at(due, now);
             }
             match inputs.node.took_its_pods(status::last_word(status), now) {
@@ -182,7 +183,7 @@ fn after_handover(
             }
         }
         Launcher::Finished { pod, success, at } => {
-            let due = at.map_or(now, |at| at + REPORT_GRACE);
+            let due = at.map_or(now, |at| at + REPORT_GRACE).max(lingers.unwrap_or(now));
             // Two pods are judged together: one that a cache doesn't show may live.
             decision.confirm |= vmi.status.as_ref().is_some_and(|s| s.migration_state.is_some());
             if now < due {
@@ -211,10 +212,14 @@ fn last_grace(
         NodeSeen::None | NodeSeen::Here(_) => None,
     };
     let since = status::node_deleted(status, deleted, now)?;
-    // A day is more than any guest's grace, and can't overflow.
-    let grace = launcher::pod_grace_seconds(&inputs.vmi).clamp(0, 86_400).unsigned_abs();
-    let due = since + Duration::from_secs(grace) + REPORT_GRACE;
+    let due = since + pod_grace(&inputs.vmi) + REPORT_GRACE;
     (now < due).then_some(due)
+}
+
+/// What a kubelet gives a launcher pod to end.
+fn pod_grace(vmi: &VirtualMachineInstance) -> Duration {
+    // A day is more than any guest's grace, and can't overflow.
+    Duration::from_secs(launcher::pod_grace_seconds(vmi).clamp(0, 86_400).unsigned_abs())
 }
 
 /// Says of an instance that hasn't ended that nobody hears of its guest. The one who is heard again takes it back.

@@ -11,7 +11,7 @@ use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, la
 use serde_json::{Map, Value, json};
 
 use super::pods::{self, Launcher};
-use super::{Inputs, REPORT_GRACE, delete_pods};
+use super::{Inputs, REPORT_GRACE, delete_pods, pod_grace};
 use crate::decision::{Action, Decision};
 
 /// For the source's virt-handler, which watches by label `nodeName`, to say how long the guest stood.
@@ -27,18 +27,19 @@ pub(super) fn is_open(migration: &VirtualMachineInstanceMigration) -> bool {
 }
 
 /// Brings the state of a migration that isn't final up to what is seen, and forgets a drain that
-/// the guest has left behind.
+/// the guest has left behind. Returns until when something may run at a target whose pod is gone.
 pub(super) fn observe(
     inputs: &Inputs,
     pods: &[&Pod],
     status: &mut VirtualMachineInstanceStatus,
     decision: &mut Decision,
     now: Timestamp,
-) {
+) -> Option<Timestamp> {
     if status.evacuation_node_name.is_some() && status.evacuation_node_name != status.node_name {
         status.evacuation_node_name = None;
     }
-    let Some(state) = status.migration_state.as_mut().filter(|state| !state.is_final()) else { return };
+    let over = status.phase.is_final();
+    let state = status.migration_state.as_mut().filter(|state| !state.is_final())?;
     if !state.abort_requested && is_unwanted(inputs, state) {
         // A cache that doesn't show the migration yet would look the same.
         decision.confirm = true;
@@ -58,17 +59,29 @@ pub(super) fn observe(
                 PREPARED.as_secs() / 60
             ));
             state.end_timestamp = Some(now);
-            return;
+            return None;
         }
     }
+    if !matches!(target, Launcher::Missing) {
+        state.target_pod_missing_timestamp = None;
+    }
     let ended = match target {
-        Launcher::Missing => Some((now, "the target pod is gone".to_owned())),
+        Launcher::Missing => {
+            // Of an instance that has ended no guest is left.
+            if let Some(due) = (!over).then(|| last_grace(&inputs.vmi, state, now)).flatten() {
+                // A cache that doesn't show the pod yet would look the same.
+                decision.confirm = true;
+                decision.look_again_at(due, now);
+                return Some(due);
+            }
+            Some((now, "the target pod is gone".to_owned()))
+        }
         Launcher::Finished { pod, at, .. } => {
             Some((at.unwrap_or(now), format!("the target pod has ended: {}", pods::failure(pod))))
         }
         Launcher::Preparing(_) | Launcher::Ready(..) => None,
     };
-    let Some((at, why)) = ended else { return };
+    let (at, why) = ended?;
     decision.confirm = true;
     // A source that lives may hold a guest that stands until this is said. Where both have ended,
     // the target's virt-handler has a while to say that the guest ran there.
@@ -76,15 +89,35 @@ pub(super) fn observe(
         matches!(pods::look_for(pods, &state.source_pod), Launcher::Missing | Launcher::Finished { .. });
     if !source_ended && pods::has_shut_down(target) {
         // The guest ran at the target and has ended: the source mustn't let it run again.
-        return;
+        return None;
     }
     let due = if source_ended { at + REPORT_GRACE } else { now };
     if matches!(target, Launcher::Finished { .. }) && now < due {
-        return decision.look_again_at(due, now);
+        decision.look_again_at(due, now);
+        return None;
     }
     state.failed = true;
     state.failure_reason = Some(why.trim_end_matches([' ', ':']).to_owned());
     state.end_timestamp = Some(now);
+    None
+}
+
+/// Until when a guest may run at a target whose pod is gone, and of which nobody saw the containers end.
+///
+/// The pod may have been removed with the node's object, or by force, from a machine that is well: its kubelet sees that,
+/// and ends what runs there with the pod's grace. No source lets its guest run on before. Where none can have been told to
+/// begin, there is nothing to wait for.
+pub(super) fn last_grace(
+    vmi: &VirtualMachineInstance,
+    state: &mut MigrationState,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    if state.start_timestamp.is_none() && state.target_node_address.is_none() {
+        return None;
+    }
+    let since = *state.target_pod_missing_timestamp.get_or_insert(now);
+    let due = since + pod_grace(vmi) + REPORT_GRACE;
+    (now < due).then_some(due)
 }
 
 /// Until when a target has to listen, as long as none does.

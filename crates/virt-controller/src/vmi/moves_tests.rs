@@ -69,6 +69,12 @@ pub(super) fn moving(phase: &str, described: &str, metadata: Value) -> Inputs {
                 object["status"]["nodeName"] = json!("n2");
             }
             "timed" => state["downtimeMilliseconds"] = json!(100),
+            "started" => state["startTimestamp"] = json!(at(NOW - 90).to_string()),
+            "addressed" => state["targetNodeAddress"] = json!("10.0.0.2"),
+            missing if missing.starts_with("missing-") => {
+                let ago: i64 = missing["missing-".len()..].parse().unwrap();
+                state["targetPodMissingTimestamp"] = json!(at(NOW - ago).to_string());
+            }
             "failed" => ended(&mut state, "failed", 10),
             "failed-long-ago" => ended(&mut state, "failed", 60),
             "relabelled" => object["metadata"]["labels"][labels::NODE_NAME] = json!("n2"),
@@ -176,6 +182,45 @@ fn which_launcher_counts() {
         inputs.pods = pods.iter().map(|described| Arc::new(launcher(described))).collect();
         assert_eq!(words(&inputs), *expected, "{described} with {pods:?}");
     }
+}
+
+/// Its node's object was deleted, or somebody forced the pod: its kubelet gives it 45 s, and we ten more.
+#[test]
+fn what_runs_at_a_target_whose_pod_is_gone_has_its_grace() {
+    let gone = format!("{GONE}, confirm");
+    let table: &[(&str, &[&str], &str)] = &[
+        ("started", &["source ready"], "targetPodMissingTimestamp, look in 55 s, confirm"),
+        ("addressed", &["source ready"], "targetPodMissingTimestamp, look in 55 s, confirm"),
+        // Another leader goes on with it.
+        ("started missing-54", &["source ready"], "look in 1 s, confirm"),
+        ("started missing-55", &["source ready"], &gone),
+        // No other instance is started beside a guest that may have come there.
+        ("started missing-54", &["source migrated"], "look in 1 s, confirm"),
+        ("started missing-54", &["source crashed"], "look in 1 s, confirm"),
+        ("started missing-54", &[], "look in 1 s, confirm"),
+        ("started missing-55", &["source migrated"], &format!("{GONE}, -> Failed, confirm")),
+        ("started missing-55", &[], &format!("{GONE}, -> Failed, confirm")),
+        // The guest ended where it began.
+        ("started missing-20", &["source shutdown"], "-> Succeeded, look in 35 s, confirm"),
+        // A cache that lagged; and a kubelet that has told the end after all.
+        ("started missing-20", &["source ready", "target ready"], "targetPodMissingTimestamp"),
+        (
+            "started missing-20",
+            &["source ready", "target failed"],
+            "targetPodMissingTimestamp+endTimestamp+failed+failureReason, confirm",
+        ),
+        // Nobody can have told the source to begin.
+        ("begun", &["source ready"], &gone),
+    ];
+    for (described, pods, expected) in table {
+        let mut inputs = moving("Running", described, json!({}));
+        inputs.pods = pods.iter().map(|described| Arc::new(launcher(described))).collect();
+        assert_eq!(words(&inputs), *expected, "{described} with {pods:?}");
+    }
+    // Of an instance that is deleted meanwhile the name isn't free before.
+    let deleted = |described| words(&moving("Running", described, deleting(NOW - 10)));
+    assert_eq!(deleted("started missing-54"), "look in 1 s, confirm");
+    assert!(deleted("started missing-55").contains("finalizer"), "{}", deleted("started missing-55"));
 }
 
 #[test]

@@ -82,9 +82,16 @@ pub fn current<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Launcher<'
     }
 }
 
-/// The source of a migration that isn't completed has ended, as `source` says.
-fn after_source<'a>(source: Launcher<'a>, target: Launcher<'a>, state: &MigrationState) -> Launcher<'a> {
-    let handed_over = match source {
+/// Whether a guest is no more where a migration that isn't over began, and may have come to its target.
+pub fn may_have_left(vmi: &VirtualMachineInstance, pods: &[&Pod]) -> bool {
+    let state = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    let source = owner_pod(vmi, pods).map_or(Launcher::Missing, look);
+    state.is_some_and(|state| !state.is_final() && handed_over(source, state))
+}
+
+/// Whether a source that has ended, or is gone, may have given its guest away.
+fn handed_over(source: Launcher<'_>, state: &MigrationState) -> bool {
+    match source {
         Launcher::Finished { pod, .. } => match last_reason(pod).as_deref() {
             Some(MIGRATED) => true,
             Some(reason) if SHUT_DOWN.contains(&reason) => false,
@@ -94,8 +101,12 @@ fn after_source<'a>(source: Launcher<'a>, target: Launcher<'a>, state: &Migratio
         },
         Launcher::Missing => !state.failed,
         Launcher::Preparing(_) | Launcher::Ready(..) => false,
-    };
-    if !handed_over {
+    }
+}
+
+/// The source of a migration that isn't completed has ended, as `source` says.
+fn after_source<'a>(source: Launcher<'a>, target: Launcher<'a>, state: &MigrationState) -> Launcher<'a> {
+    if !handed_over(source, state) {
         return source;
     }
     match (source, target) {

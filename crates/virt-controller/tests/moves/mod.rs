@@ -41,6 +41,11 @@ fn handlers(api: &Api, plan: Plan) {
             let passed = json!({"status": {"migrationState": {"endTimestamp": long_ago()}}});
             state.patch(&key, &passed, true);
         }
+        if moving["targetPodMissingTimestamp"].is_string() && moving["failed"] != true {
+            // What ran there has had its grace.
+            let passed = json!({"status": {"migrationState": {"targetPodMissingTimestamp": long_ago()}}});
+            state.patch(&key, &passed, true);
+        }
         if moving.is_null() || moving["completed"] == true || moving["failed"] == true {
             continue;
         }

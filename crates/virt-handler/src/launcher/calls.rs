@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use handler_launcher_com::MAX_SCREENSHOT_MESSAGE;
 use handler_launcher_com::launcher::{
     CancelMigrationRequest, DomainState, GetDomainRequest, KillVirtualMachineRequest,
     MigrateVirtualMachineRequest, MigrationOptions, MigrationVerdict, PauseVirtualMachineRequest,
-    PrepareMigrationSourceRequest, PrepareMigrationTargetRequest, ResolveMigrationRequest,
+    PrepareMigrationSourceRequest, PrepareMigrationTargetRequest, ResolveMigrationRequest, ScreenshotRequest,
     ShutdownVirtualMachineRequest, SoftRebootVirtualMachineRequest, SyncOptions, SyncVirtualMachineRequest,
     UnpauseVirtualMachineRequest,
 };
 use handler_launcher_com::negotiate::capability;
 use kubevirt_types::VirtualMachineInstance;
+use tokio::sync::Semaphore;
 use tonic::{Code, Response, Status};
 
 use super::link::{Links, Session};
@@ -21,6 +23,11 @@ use crate::vmi::migration::{Answer, Verdict};
 const SHORT: Duration = Duration::from_secs(5);
 /// Calls that start something.
 const LONG: Duration = Duration::from_secs(20);
+
+/// A picture of a screen: QEMU packs it, on a processor that the guest may be using.
+const PICTURE: Duration = Duration::from_secs(7);
+/// A picture is held whole: this process has better things to do with its memory.
+static PICTURES_AT_A_TIME: Semaphore = Semaphore::const_new(2);
 
 /// A call that came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +205,21 @@ pub async fn soft_reboot(links: &Links, pod_uid: &str) -> Result<(), CallError> 
     let domain: Option<DomainState> = within("soft-reboot", SHORT, call).await?.domain;
     links.hear(pod_uid, domain);
     Ok(())
+}
+
+/// Takes a picture of a guest's screen, as a PNG. `move_cursor` moves the pointer before, which wakes a guest that has
+/// turned its screen off.
+pub async fn screenshot(links: &Links, pod_uid: &str, move_cursor: bool) -> Result<Vec<u8>, CallError> {
+    let session = session(links, pod_uid)?;
+    if !session.launcher.can(capability::SCREENSHOT) {
+        return Err(CallError::Unsupported { call: "take a screenshot", release: session.launcher.release });
+    }
+    let mut client = session.launcher.client.max_decoding_message_size(MAX_SCREENSHOT_MESSAGE);
+    let taken = async {
+        let _turn = PICTURES_AT_A_TIME.acquire().await.expect("this semaphore is never closed");
+        client.screenshot(ScreenshotRequest { move_cursor }).await
+    };
+    Ok(within("screenshot", PICTURE, taken).await?.png)
 }
 
 fn able_to_pause(links: &Links, pod_uid: &str) -> Result<Session, CallError> {

@@ -157,6 +157,56 @@ async fn an_old_launcher_that_cannot_pause_is_named() {
     assert_eq!(status["message"], "the launcher (release v0.17.0) can't pause");
 }
 
+/// What comes of a screenshot: the code, and a refusal's message or what kind of picture there is, and how large.
+async fn look(launcher: &FakeLauncher, query: &str) -> (StatusCode, String) {
+    let dir = Dir::new();
+    let _server = launcher.serve(&dir.0);
+    let (routes, links) = routes(&dir);
+    links.adopt(std::time::Duration::from_secs(10)).await;
+    let request = Request::get(format!("{AT}/tick/vnc/screenshot{query}")).body(Body::empty()).unwrap();
+    let response = routes.oneshot(request).await.unwrap();
+    let (code, kind) = (response.status(), response.headers()["content-type"].to_str().unwrap().to_owned());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let said = match serde_json::from_slice::<Value>(&body) {
+        Ok(status) => status["message"].as_str().unwrap().to_owned(),
+        Err(_) => format!("{kind} {}", body.len()),
+    };
+    (code, said)
+}
+
+#[tokio::test]
+async fn a_picture_is_the_launchers_however_large() {
+    let largest = FakeLauncher {
+        screen: Some(vec![0x89; handler_launcher_com::MAX_SCREENSHOT]),
+        ..FakeLauncher::new(DomainPhase::Running)
+    };
+    assert_eq!(look(&largest, "").await, (StatusCode::OK, "image/png 16777216".to_owned()));
+    assert_eq!(look(&largest, "?moveCursor=true").await.0, StatusCode::OK);
+    assert_eq!(largest.calls(), ["screenshot move_cursor=false", "screenshot move_cursor=true"]);
+}
+
+#[tokio::test]
+async fn who_gets_no_picture_is_told_why() {
+    let fake = || FakeLauncher::new(DomainPhase::Running);
+    let leaving = fake();
+    leaving.come("m-1", MigrationRole::Source, MigrationPhase::HandedOverUnconfirmed);
+    let too_large =
+        FakeLauncher { screen: Some(vec![0; handler_launcher_com::MAX_SCREENSHOT_MESSAGE]), ..fake() };
+    let old = FakeLauncher { capabilities: Vec::new(), ..fake() };
+    for (launcher, query, code, words) in [
+        (&fake(), "", StatusCode::CONFLICT, "it has no screen"),
+        (&old, "", StatusCode::BAD_REQUEST, "the launcher (release v0.17.0) can't take a screenshot"),
+        (&leaving, "", StatusCode::NOT_FOUND, "moves away from node"),
+        (&too_large, "", StatusCode::INTERNAL_SERVER_ERROR, "message length too large"),
+        (&fake(), "?moveCursor=maybe", StatusCode::BAD_REQUEST, "provided string was not"),
+    ] {
+        let (got, said) = look(launcher, query).await;
+        assert_eq!(got, code, "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(old.calls().is_empty());
+}
+
 /// The close code at the end of a launcher's stream, when this has become of the guest meanwhile.
 async fn close_code(meanwhile: impl FnOnce(&FakeLauncher)) -> u16 {
     let dir = Dir::new();

@@ -13,10 +13,10 @@ use handler_launcher_com::launcher::{
     MigrateVirtualMachineResponse, MigrationPhase, MigrationRole, MigrationState, PauseVirtualMachineRequest,
     PauseVirtualMachineResponse, PrepareMigrationSourceRequest, PrepareMigrationSourceResponse,
     PrepareMigrationTargetRequest, PrepareMigrationTargetResponse, ResolveMigrationRequest,
-    ResolveMigrationResponse, ShutdownVirtualMachineRequest, ShutdownVirtualMachineResponse,
-    SoftRebootVirtualMachineRequest, SoftRebootVirtualMachineResponse, SyncVirtualMachineRequest,
-    SyncVirtualMachineResponse, UnpauseVirtualMachineRequest, UnpauseVirtualMachineResponse,
-    WatchDomainRequest,
+    ResolveMigrationResponse, ScreenshotRequest, ScreenshotResponse, ShutdownVirtualMachineRequest,
+    ShutdownVirtualMachineResponse, SoftRebootVirtualMachineRequest, SoftRebootVirtualMachineResponse,
+    SyncVirtualMachineRequest, SyncVirtualMachineResponse, UnpauseVirtualMachineRequest,
+    UnpauseVirtualMachineResponse, WatchDomainRequest,
 };
 use handler_launcher_com::socket::{bind, incoming};
 use http::{Method, Request, Response};
@@ -87,6 +87,8 @@ pub struct FakeLauncher {
     pub domain: Arc<watch::Sender<DomainState>>,
     pub calls: Arc<Mutex<Vec<String>>>,
     pub capabilities: Vec<String>,
+    /// What is to be seen; nothing if there is no screen.
+    pub screen: Option<Vec<u8>>,
 }
 
 impl FakeLauncher {
@@ -95,7 +97,8 @@ impl FakeLauncher {
         Self {
             domain: Arc::new(watch::channel(domain).0),
             calls: Arc::default(),
-            capabilities: vec!["pause".into()],
+            capabilities: vec!["pause".into(), "screenshot".into()],
+            screen: None,
         }
     }
 
@@ -215,6 +218,12 @@ impl Launcher for FakeLauncher {
     ) -> Result<Answer<SoftRebootVirtualMachineResponse>, Status> {
         let domain = self.note("soft reboot", DomainPhase::Running);
         Ok(Answer::new(SoftRebootVirtualMachineResponse { domain }))
+    }
+    async fn screenshot(&self, ask: Ask<ScreenshotRequest>) -> Result<Answer<ScreenshotResponse>, Status> {
+        let call = format!("screenshot move_cursor={}", ask.into_inner().move_cursor);
+        self.calls.lock().unwrap().push(call);
+        let png = self.screen.clone().ok_or_else(|| Status::failed_precondition("it has no screen"))?;
+        Ok(Answer::new(ScreenshotResponse { png }))
     }
     async fn get_domain(&self, _: Ask<GetDomainRequest>) -> Result<Answer<DomainState>, Status> {
         Ok(Answer::new(self.domain.borrow().clone()))

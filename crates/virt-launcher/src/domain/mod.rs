@@ -171,6 +171,11 @@ impl Domain {
         }
     }
 
+    /// Whether it runs, and is here to stay.
+    pub fn hears_the_power_button(&self) -> bool {
+        self.phase == DomainPhase::Running && !self.rebooting && !self.moves_away() && !self.is_elsewhere()
+    }
+
     /// Whether it is off for a moment, to be started again.
     pub fn is_rebooting(&self) -> bool {
         self.rebooting

@@ -1,4 +1,4 @@
-//! How a virtual machine is ended: asked, asked again, told to quit, killed. Pure.
+//! How a virtual machine is ended: asked, asked again, told to quit, killed; and how it is asked to reboot. Pure.
 //!
 //! Time comes in as an argument; acting is [`super::life`]'s.
 
@@ -66,6 +66,55 @@ pub fn at_poweroff(intent: Intent, reboot_until: Instant, now: Instant) -> AtPow
     match intent {
         Intent::Live if now <= reboot_until => AtPoweroff::Reset,
         Intent::Live | Intent::Shutdown { .. } | Intent::Kill => AtPoweroff::Quit,
+    }
+}
+
+/// A reboot that somebody wants: a guest that doesn't react, because it still boots, is asked again until it does or
+/// its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reboot {
+    until: Instant,
+    asked: Instant,
+    given_up: bool,
+}
+
+/// What to do about a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urge {
+    /// Press the power button again.
+    Powerdown,
+    /// Ask no more: it has had its time.
+    GiveUp,
+}
+
+impl Reboot {
+    /// It is asked now, and has this grace.
+    pub fn asked(now: Instant, grace: Duration) -> Self {
+        Self { until: now + grace, asked: now, given_up: false }
+    }
+
+    /// Until when a guest that powers itself off is to be started again.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// What to do now, if anything. Only a guest that `hears` is asked: one that stands, or leaves, isn't.
+    pub fn act(&mut self, intent: Intent, hears: bool, now: Instant) -> Option<Urge> {
+        if now < self.wake(intent)? {
+            return None;
+        }
+        if now >= self.until {
+            self.given_up = true;
+            return Some(Urge::GiveUp);
+        }
+        self.asked = now;
+        hears.then_some(Urge::Powerdown)
+    }
+
+    /// When to look again, if nothing else happens. Somebody who wants the guest to end asks it himself.
+    pub fn wake(&self, intent: Intent) -> Option<Instant> {
+        let open = intent == Intent::Live && !self.given_up;
+        open.then(|| self.until.min(self.asked + ASK_AGAIN))
     }
 }
 
@@ -168,6 +217,34 @@ mod tests {
         assert_eq!(acts, [(0, Act::QuitLate), (2, Act::Kill)]);
         assert_eq!(script(|_| Intent::Kill, start, 60), [(0, Act::Quit), (2, Act::Kill)]);
         assert_eq!(script(|_| Intent::Live, start, 60), []);
+    }
+
+    /// What is done about a reboot with a grace of 12 s, in the seconds in which something is.
+    fn urged(intent: impl Fn(u64) -> Intent, hears: impl Fn(u64) -> bool) -> Vec<(u64, Urge)> {
+        let start = Instant::now();
+        let mut reboot = Reboot::asked(start, Duration::from_secs(12));
+        (0..60)
+            .filter_map(|second| {
+                let now = start + Duration::from_secs(second);
+                let due = reboot.wake(intent(second)).is_some_and(|wake| wake <= now);
+                due.then(|| reboot.act(intent(second), hears(second), now))
+                    .flatten()
+                    .map(|urge| (second, urge))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_guest_that_does_not_react_is_asked_to_reboot_until_its_time_is_over() {
+        let live = |_| Intent::Live;
+        let (again, over) = (Urge::Powerdown, Urge::GiveUp);
+        assert_eq!(urged(live, |_| true), [(5, again), (10, again), (12, over)]);
+        // Nobody presses while it stands or leaves, and not all at once when it is back.
+        assert_eq!(urged(live, |second| second > 6), [(10, again), (12, over)]);
+        assert_eq!(urged(live, |_| false), [(12, over)]);
+        // Who wants it to end asks it himself.
+        let ends = |second| if second < 7 { Intent::Live } else { Intent::Kill };
+        assert_eq!(urged(ends, |_| true), [(5, again)]);
     }
 
     #[test]

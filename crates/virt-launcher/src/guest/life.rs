@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::intent::{Act, AtPoweroff, Ending, Intent, at_poweroff};
+use super::intent::{Act, AtPoweroff, Ending, Intent, Reboot, Urge, at_poweroff};
 use super::{Guest, Start};
 use crate::console::Typed;
 use crate::disks::{self, DiskError, Images};
@@ -217,22 +217,52 @@ async fn attend(
     mut events: mpsc::UnboundedReceiver<qmp::Event>,
 ) {
     let mut intent = guest.0.intent.subscribe();
+    let mut reboot = guest.0.reboot.subscribe();
     let mut ending = Ending::default();
     loop {
         let wish = *intent.borrow_and_update();
         if let Some(act) = ending.act(wish, Instant::now()) {
             self::act(guest, process.pid, qmp, act);
         }
-        let wake = ending.wake(wish);
+        urge(guest, qmp, wish);
+        let again = reboot.borrow_and_update().and_then(|reboot| reboot.wake(wish));
+        let wake = ending.wake(wish).into_iter().chain(again).min();
         tokio::select! {
             exit = &mut process.exit => {
                 end(guest, process.words, exit.unwrap_or(Exit::Unknown), Some(events)).await;
                 return;
             }
             Some(event) = events.recv() => hear(guest, qmp, wish, event),
-            // The sender is the guest's own; it outlives this.
+            // The senders are the guest's own; they outlive this.
             _ = intent.changed() => {}
+            _ = reboot.changed() => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+        }
+    }
+}
+
+/// Asks a guest again that is to reboot and doesn't react. Never waits.
+fn urge(guest: &Guest, qmp: &Qmp, wish: Intent) {
+    let hears = guest.watch().borrow().hears_the_power_button();
+    let mut urge = None;
+    guest.0.reboot.send_if_modified(|reboot| {
+        urge = reboot.as_mut().and_then(|reboot: &mut Reboot| reboot.act(wish, hears, Instant::now()));
+        // The one who is told is the one who asks.
+        false
+    });
+    match urge {
+        None => {}
+        Some(Urge::GiveUp) => {
+            tracing::warn!("the guest hasn't rebooted within its grace period: asked no more")
+        }
+        Some(Urge::Powerdown) => {
+            tracing::info!("the guest hasn't reacted to the power button: pressed again");
+            let qmp = qmp.clone();
+            tokio::spawn(async move {
+                if let Err(err) = qmp.execute("system_powerdown").await {
+                    tracing::warn!(error = %err, "QEMU doesn't press the power button");
+                }
+            });
         }
     }
 }
@@ -245,15 +275,15 @@ fn hear(guest: &Guest, qmp: &Qmp, wish: Intent, event: qmp::Event) {
             None
         }
         qmp::Event::Shutdown { guest: true, .. } => {
-            let until = guest.reboot().take();
-            until.map(|until| match at_poweroff(wish, until, Instant::now()) {
+            let reboot = guest.0.reboot.send_replace(None);
+            reboot.map(|reboot| match at_poweroff(wish, reboot.until(), Instant::now()) {
                 AtPoweroff::Reset => Told::Reset,
                 AtPoweroff::Quit => Told::Quit,
             })
         }
         qmp::Event::Reset if guest.watch().borrow().is_rebooting() => Some(Told::Go),
         // It reboots by itself.
-        qmp::Event::Reset => guest.reboot().take().map(|_| Told::Forget),
+        qmp::Event::Reset => guest.0.reboot.send_replace(None).map(|_| Told::Forget),
         _ => None,
     };
     guest.note(if told == Some(Told::Reset) { Event::Rebooting } else { Event::Qemu(event) });

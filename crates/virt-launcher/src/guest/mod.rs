@@ -6,8 +6,9 @@
 pub mod intent;
 pub mod life;
 mod moving;
+mod screenshot;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use handler_launcher_com::launcher::{DomainPhase, DomainState};
@@ -23,7 +24,8 @@ use crate::process::Processes;
 use crate::qemu::NoAccel;
 use crate::qemu::spec::{GuestSpec, SpecError};
 use crate::qmp::{Qmp, QmpError};
-use intent::Intent;
+use intent::{Intent, Reboot};
+pub use screenshot::ScreenshotError;
 
 /// QEMU's answer to `stop` and `cont` comes before the event does; the event is never far.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,8 +105,12 @@ struct Inner {
     typed: Mutex<Option<Typed>>,
     /// Whether the CPUs may be let run here. Held while QEMU is told to.
     may_run: tokio::sync::Mutex<bool>,
-    /// Until when a guest that powers itself off is to be started again, while QEMU waits for that.
-    reboot: Mutex<Option<Instant>>,
+    /// The reboot that somebody wants, while QEMU waits for the guest to power itself off.
+    reboot: watch::Sender<Option<Reboot>>,
+    /// Whether it has a screen, once it is known what it is.
+    graphics: OnceLock<bool>,
+    /// Held while a picture of the screen is taken.
+    screenshots: Arc<tokio::sync::Mutex<()>>,
     migration_news: Notify,
     migrations: Migrations,
 }
@@ -121,7 +127,9 @@ impl Guest {
             console,
             typed: Mutex::new(Some(typed)),
             may_run: tokio::sync::Mutex::new(false),
-            reboot: Mutex::new(None),
+            reboot: watch::Sender::new(None),
+            graphics: OnceLock::new(),
+            screenshots: Arc::default(),
             migration_news: Notify::new(),
             migrations: Migrations::default(),
         }))
@@ -179,8 +187,8 @@ impl Guest {
         self.set_running("unpaused", "cont", DomainPhase::Paused, DomainPhase::Running).await
     }
 
-    /// Presses the power button, and starts the guest again in the same QEMU once it has powered itself off, if that is
-    /// within the grace.
+    /// Presses the power button, again and again until the guest reacts, and starts it again in the same QEMU once it has
+    /// powered itself off, if that is within the grace.
     pub async fn soft_reboot(&self, grace: Option<Duration>) -> Result<DomainState, GuestError> {
         let wish = "rebooted";
         let (phase, moves) = {
@@ -196,13 +204,9 @@ impl Guest {
         let qmp = self.qmp()?;
         life::wait_for_poweroff(&qmp, true).await?;
         let grace = grace.unwrap_or(self.0.settings.grace).min(LONGEST_GRACE);
-        *self.reboot() = Some(Instant::now() + grace);
+        self.0.reboot.send_replace(Some(Reboot::asked(Instant::now(), grace)));
         qmp.execute("system_powerdown").await?;
         Ok(self.state())
-    }
-
-    fn reboot(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.reboot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn set_running(

@@ -154,6 +154,7 @@ impl Guest {
         let accel = crate::qemu::choose(crate::qemu::kvm_opens(&settings.paths.kvm), may_emulate)?;
         // Of two callers at once, one gets both the change and what is typed.
         let Some(typed) = self.take_typed() else { return Ok(false) };
+        self.0.graphics.get_or_init(|| spec.graphics);
         self.note(Event::Asked {
             interfaces: spec.interfaces.clone(),
             emulated: accel == crate::qemu::Accel::Tcg,

@@ -111,8 +111,7 @@ fn control(line: &mut Line, guest: &GuestSpec, paths: &Paths) {
 fn screen(line: &mut Line, guest: &GuestSpec, paths: &Paths) {
     line.add("-display", "none");
     if guest.graphics {
-        // Who may watch with whom is settled before: a viewer that asks for the screen alone must not end others.
-        line.option("-vnc", "share=ignore,vnc=unix:", paths.vnc().as_os_str());
+        line.option("-vnc", "unix:", paths.vnc().as_os_str());
         line.add("-device", "VGA,id=video0,vgamem_mb=16");
     } else {
         line.add("-vga", "none");

@@ -110,7 +110,7 @@ impl Launcher {
         self.rpc = Some(rpc);
     }
 
-    fn rpc(&mut self) -> &mut handler_launcher_com::Launcher {
+    pub fn rpc(&mut self) -> &mut handler_launcher_com::Launcher {
         self.rpc.as_mut().expect("it was dialled at its start, and after each absence")
     }
 

@@ -1,4 +1,5 @@
-//! Launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice; it reboots.
+//! Launchers with real QEMUs and the tick guest: it moves, and no tick is lost or said twice; it reboots;
+//! its screen is seen.
 //!
 //! Needs `KUBEVIRT_TEST_QEMU` and `KUBEVIRT_TEST_QEMU_IMG` (programs that run those of the launcher's image) and
 //! `KUBEVIRT_TEST_GUEST` (the tick guest's `boot` directory): `scripts/qemu-test.sh` sets all.
@@ -8,6 +9,7 @@
 mod disks;
 mod launcher;
 mod network;
+mod screen;
 
 use std::time::Duration;
 
@@ -100,6 +102,22 @@ async fn softly_rebooted_it_starts_again_in_the_same_qemu() {
     at.shut_down().await;
     let state = at.until(|state| state.phase() == DomainPhase::Shutoff).await;
     assert_eq!(state.reason, "Shutdown", "{state:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the launcher image's QEMU: run by scripts/qemu-test.sh"]
+async fn asked_to_reboot_before_it_listens_it_reboots_all_the_same() {
+    let mut at = Launcher::start("r1").await;
+    at.boot().await;
+    // Its firmware has hardly begun.
+    at.soft_reboot(110).await;
+    let mut reader = Reader::default();
+    let again =
+        |text: &str| text.split_once("guest: powering off").is_some_and(|(_, new)| new.contains("tick 3 "));
+    reader.read_until(&at, again).await;
+    let state = at.until(|state| state.phase() == DomainPhase::Running).await;
+    assert_eq!(reader.text.matches("guest: powering off").count(), 1, "{state:?}");
+    at.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,13 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kubevirt_types::vmi::CloudInitNoCloudSource;
+use kubevirt_types::vmi::{CLOUD_INIT_INLINE_LIMIT, CloudInitNoCloudSource};
 use serde_json::Value;
 
 use crate::cli::create::{CloudInitOptions, DataSource};
-
-/// What may stand in the object itself, in bytes: KubeVirt's limit, which virt-api upholds.
-const LONGEST: usize = 2048;
 
 /// The guest can't be told this.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +17,8 @@ pub(crate) enum CloudInitError {
     #[error("--ssh-key is not a public key: give what is in the .pub file, such as \"ssh-ed25519 AAAA...\"")]
     NotAKey,
     #[error(
-        "the {what} has {bytes} bytes, and at most {LONGEST} can stand in a virtual machine: put it into a Secret and \
-         name that in the manifest, as cloudInitNoCloud.{instead}"
+        "the {what} has {bytes} bytes, and at most {CLOUD_INIT_INLINE_LIMIT} can stand in a virtual machine: put it into \
+         a Secret and name that in the manifest, as cloudInitNoCloud.{instead}"
     )]
     TooLong { what: &'static str, bytes: usize, instead: &'static str },
 }
@@ -66,7 +63,7 @@ fn base64(
 ) -> Result<String, CloudInitError> {
     let text: String = text.split_ascii_whitespace().collect();
     let bytes = STANDARD.decode(&text).map_err(|_| CloudInitError::NotBase64 { flag })?.len();
-    if bytes > LONGEST {
+    if bytes > CLOUD_INIT_INLINE_LIMIT {
         return Err(CloudInitError::TooLong { what, bytes, instead });
     }
     Ok(text)
@@ -93,7 +90,7 @@ fn cloud_config(options: &CloudInitOptions, password: Option<&str>) -> Result<St
         }
         config += &format!("  - {text}\n");
     }
-    if config.len() > LONGEST {
+    if config.len() > CLOUD_INIT_INLINE_LIMIT {
         let (what, instead) = ("user data", "secretRef");
         return Err(CloudInitError::TooLong { what, bytes: config.len(), instead });
     }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams};
 use kube::runtime::wait::await_condition;
 use kubevirt_types::migration::MigrationPhase;
 use kubevirt_types::{Release, VirtualMachineInstanceMigration, labels};
@@ -132,7 +132,7 @@ async fn renew_the_killed(context: &Context) -> anyhow::Result<()> {
             for pod in context.product.pods(component).await? {
                 let leaves = pod.metadata.deletion_timestamp.is_some();
                 if !leaves && restarts(&pod) > 0 {
-                    pods_of(context).delete(&pod.name_any(), &DeleteParams::default()).await?;
+                    context.product.all_pods().delete(&pod.name_any(), &DeleteParams::default()).await?;
                 }
                 if leaves || restarts(&pod) > 0 || !is_ready(&pod) {
                     waits.push(pod.name_any());
@@ -222,12 +222,17 @@ async fn strike(
             let leases: Api<Lease> = Api::namespaced(context.cluster.client.clone(), NAMESPACE);
             let lease = leases.get("virt-controller").await?.spec.unwrap_or_default();
             let pod = lease.holder_identity.context("virt-controller has no leader")?;
-            (node_of(&pods_of(context), &pod).await?, pod)
+            (node_of(&context.product.all_pods(), &pod).await?, pod)
         }
-        Victim::SourceHandler => handler_on(context, &source_node(vms, vm).await?).await?,
+        Victim::SourceHandler => {
+            let node = source_node(vms, vm).await?;
+            let pod = context.product.handler_on(&node).await?.name_any();
+            (node, pod)
+        }
         Victim::TargetHandler => {
-            let pod = target_pod(vms, vm).await?;
-            handler_on(context, &node_of(&vms.pods, &pod).await?).await?
+            let node = node_of(&vms.pods, &target_pod(vms, vm).await?).await?;
+            let pod = context.product.handler_on(&node).await?.name_any();
+            (node, pod)
         }
         Victim::SourceQemu | Victim::SourceLauncher => {
             let node = source_node(vms, vm).await?;
@@ -260,10 +265,6 @@ async fn strike(
     Ok(format!("killed {pod} on {node} at {seen:?}"))
 }
 
-fn pods_of(context: &Context) -> Api<Pod> {
-    Api::namespaced(context.cluster.client.clone(), NAMESPACE)
-}
-
 async fn source_node(vms: &Vms, vm: &str) -> anyhow::Result<String> {
     vms.vmis.get(vm).await?.status.and_then(|status| status.node_name).context("it is nowhere")
 }
@@ -283,13 +284,4 @@ async fn target_pod(vms: &Vms, vm: &str) -> anyhow::Result<String> {
 
 async fn node_of(pods: &Api<Pod>, pod: &str) -> anyhow::Result<String> {
     pods.get(pod).await?.spec.and_then(|spec| spec.node_name).with_context(|| format!("pod {pod} is nowhere"))
-}
-
-async fn handler_on(context: &Context, node: &str) -> anyhow::Result<(String, String)> {
-    let handlers = ListParams::default()
-        .labels(&format!("{}=virt-handler", labels::APP))
-        .fields(&format!("spec.nodeName={node}"));
-    let pods = pods_of(context).list(&handlers).await?;
-    let pod = pods.iter().next().with_context(|| format!("no virt-handler on {node}"))?;
-    Ok((node.to_owned(), pod.name_any()))
 }

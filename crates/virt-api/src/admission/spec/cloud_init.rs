@@ -2,12 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kubevirt_types::vmi::{CloudInitNoCloudSource, LocalObjectReference};
+use kubevirt_types::vmi::{CLOUD_INIT_INLINE_LIMIT, CloudInitNoCloudSource, LocalObjectReference};
 
 use crate::admission::field::{Findings, Path};
-
-/// What may stand in the object itself, in bytes: KubeVirt's limit.
-const LONGEST: usize = 2048;
 
 /// The forms in which one document may be given.
 struct Forms<'a> {
@@ -69,9 +66,9 @@ impl Forms<'_> {
     }
 
     fn fits(&self, length: usize, at: &Path, findings: &mut Findings) {
-        if length > LONGEST {
+        if length > CLOUD_INIT_INLINE_LIMIT {
             let why = format!(
-                "{} exceeds {LONGEST} byte limit: put it into a Secret and name that as {}",
+                "{} exceeds {CLOUD_INIT_INLINE_LIMIT} byte limit: put it into a Secret and name that as {}",
                 self.what, self.secret.0
             );
             findings.invalid(at, format_args!("{length} bytes"), why);

@@ -101,17 +101,17 @@ fn what_cannot_be_told_is_refused_and_not_repeated() {
             "--cloud-init-network-data is not base64",
         ),
         (
-            CloudInitOptions { user_data: base64_of(LONGEST + 1), ..options() },
+            CloudInitOptions { user_data: base64_of(CLOUD_INIT_INLINE_LIMIT + 1), ..options() },
             None,
             "the user data has 2049 bytes, and at most 2048 can stand in a virtual machine: put it into a Secret and \
              name that in the manifest, as cloudInitNoCloud.secretRef",
         ),
         (
-            CloudInitOptions { network_data: base64_of(LONGEST + 1), ..options() },
+            CloudInitOptions { network_data: base64_of(CLOUD_INIT_INLINE_LIMIT + 1), ..options() },
             None,
             "as cloudInitNoCloud.networkDataSecretRef",
         ),
-        (keys(format!("ssh-rsa {}", "A".repeat(LONGEST))), None, "the user data has 2"),
+        (keys(format!("ssh-rsa {}", "A".repeat(CLOUD_INIT_INLINE_LIMIT))), None, "the user data has 2"),
         (keys(format!("-----BEGIN KEY-----\n{secret}")), None, "--ssh-key must be one line"),
         (
             keys(format!("/home/{secret}.pub")),
@@ -127,5 +127,8 @@ fn what_cannot_be_told_is_refused_and_not_repeated() {
         let refused = source(&asked, password.as_deref()).unwrap_err().to_string();
         assert!(refused.contains(expected) && !refused.contains(secret), "{refused}");
     }
-    assert!(source(&CloudInitOptions { user_data: base64_of(LONGEST), ..options() }, None).is_ok());
+    assert!(
+        source(&CloudInitOptions { user_data: base64_of(CLOUD_INIT_INLINE_LIMIT), ..options() }, None)
+            .is_ok()
+    );
 }
