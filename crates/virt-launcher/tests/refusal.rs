@@ -4,21 +4,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod process;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use handler_launcher_com::launcher::{
     DomainPhase, DomainState, GetDomainRequest, ShutdownVirtualMachineRequest, SyncOptions,
     SyncVirtualMachineRequest,
 };
+use process::{UID, virt_launcher};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-const UID: &str = "6fe59d2c-9c0b-4f0e-8a80-0123456789ab";
 const SCRIPT: &str = "#!/bin/sh\nexec sleep 600\n";
 /// For a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,28 +62,14 @@ struct Running {
 
 async fn launch(name: &str) -> Running {
     let dir = std::env::temp_dir().join(format!("vlr-{}-{name}", std::process::id()));
-    for part in ["sockets", "private", "disks", "boot"] {
-        std::fs::create_dir_all(dir.join(part)).unwrap();
-    }
+    let qemu = dir.join("qemu");
+    let mut command = virt_launcher(&dir, &qemu);
     for part in ["boot/kernel", "boot/initrd"] {
         std::fs::write(dir.join(part), "x").unwrap();
     }
-    let qemu = dir.join("qemu");
     std::fs::write(&qemu, SCRIPT).unwrap();
     std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let process = Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
-        .args(["--name", "vm", "--namespace", "default", "--uid", UID, "--kvm-device", "/no/kvm"])
-        .args(["--sockets-dir".as_ref(), dir.join("sockets").as_os_str()])
-        .args(["--private-dir".as_ref(), dir.join("private").as_os_str()])
-        .args(["--ephemeral-disks-dir".as_ref(), dir.join("disks").as_os_str()])
-        .args(["--container-disks-dir".as_ref(), dir.join("images").as_os_str()])
-        .args(["--kernel-boot-dir".as_ref(), dir.join("boot").as_os_str()])
-        .args(["--termination-log".as_ref(), dir.join("last-words").as_os_str()])
-        .args(["--qemu".as_ref(), qemu.as_os_str()])
-        .stderr(Stdio::from(std::fs::File::create(dir.join("log")).unwrap()))
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let process = command.spawn().unwrap();
     let socket = dir.join("sockets/launcher-sock");
     let rpc = until("the launcher", async || handler_launcher_com::dial(&socket).await.ok()).await;
     Running { dir, rpc, _process: process }

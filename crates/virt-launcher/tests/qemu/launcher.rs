@@ -1,7 +1,6 @@
 //! A launcher's process in a directory of its own, and a reader of its guest's console.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use handler_launcher_com::launcher::{
@@ -14,9 +13,10 @@ use kubevirt_stream::attach::{self, AttachRequest};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-const UID: &str = "6fe59d2c-9c0b-4f0e-8a80-0123456789ab";
+use crate::process::{UID, virt_launcher};
+
 /// For an emulated guest on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -59,36 +59,11 @@ impl Launcher {
         let dir = std::env::temp_dir().join(format!("vlm-{}-{name}", std::process::id()));
         let variable = |name| std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set"));
         let guest = PathBuf::from(variable("KUBEVIRT_TEST_GUEST"));
-        for part in ["sockets", "private", "disks", "boot", "images"] {
-            std::fs::create_dir_all(dir.join(part)).unwrap();
-        }
+        let qemu = PathBuf::from(variable("KUBEVIRT_TEST_QEMU"));
+        let mut command = virt_launcher(&dir, &qemu);
         std::os::unix::fs::symlink(guest.join("vmlinuz"), dir.join("boot/kernel")).unwrap();
         std::os::unix::fs::symlink(guest.join("initramfs.img"), dir.join("boot/initrd")).unwrap();
-        let log = std::fs::File::create(dir.join("log")).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
-            .args(["--name", "tick", "--namespace", "default", "--uid", UID, "--kvm-device", "/no/kvm"])
-            .arg("--sockets-dir")
-            .arg(dir.join("sockets"))
-            .arg("--private-dir")
-            .arg(dir.join("private"))
-            .arg("--ephemeral-disks-dir")
-            .arg(dir.join("disks"))
-            .arg("--kernel-boot-dir")
-            .arg(dir.join("boot"))
-            .arg("--termination-log")
-            .arg(dir.join("last-words"))
-            .arg("--container-disks-dir")
-            .arg(dir.join("images"))
-            .arg("--cloud-init-dir")
-            .arg(dir.join("cloud-init"))
-            .arg("--qemu-img")
-            .arg(variable("KUBEVIRT_TEST_QEMU_IMG"))
-            .arg("--qemu")
-            .arg(variable("KUBEVIRT_TEST_QEMU"))
-            .stderr(Stdio::from(log))
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let process = command.arg("--qemu-img").arg(variable("KUBEVIRT_TEST_QEMU_IMG")).spawn().unwrap();
         let mut launcher = Self { dir, vmi: vmi(spec), process, rpc: None };
         launcher.dial().await;
         launcher

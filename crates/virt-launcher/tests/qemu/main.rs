@@ -9,6 +9,8 @@
 mod disks;
 mod launcher;
 mod network;
+#[path = "../process/mod.rs"]
+mod process;
 mod screen;
 
 use std::time::Duration;
