@@ -45,20 +45,31 @@ pub(super) fn observe(
         decision.confirm = true;
         state.abort_requested = true;
     }
+    if let Some(due) = orphaned(pods, state, now) {
+        if now < due {
+            decision.look_again_at(due, now);
+        } else if !may_have_begun(state) {
+            decision.confirm = true;
+            fail(state, format!("the source has ended before {} was ready", state.target_node), now);
+            return None;
+        } else if !state.abort_requested {
+            // A cache that doesn't show the source yet would look the same.
+            decision.confirm = true;
+            state.abort_requested = true;
+        }
+    }
     let target = pods::look_for(pods, &state.target_pod);
     if let Some(due) = deadline(inputs, state) {
         if now < due {
             decision.look_again_at(due, now);
         } else {
             decision.confirm = true;
-            state.failed = true;
-            state.failure_reason = Some(format!(
-                "the virt-handlers of {} and {} didn't prepare it in {} min",
-                state.source_node,
-                state.target_node,
-                PREPARED.as_secs() / 60
-            ));
-            state.end_timestamp = Some(now);
+            let (source, target, minutes) = (&state.source_node, &state.target_node, PREPARED.as_secs() / 60);
+            fail(
+                state,
+                format!("the virt-handlers of {source} and {target} didn't prepare it in {minutes} min"),
+                now,
+            );
             return None;
         }
     }
@@ -96,10 +107,32 @@ pub(super) fn observe(
         decision.look_again_at(due, now);
         return None;
     }
-    state.failed = true;
-    state.failure_reason = Some(why.trim_end_matches([' ', ':']).to_owned());
-    state.end_timestamp = Some(now);
+    fail(state, why.trim_end_matches([' ', ':']).to_owned(), now);
     None
+}
+
+fn fail(state: &mut MigrationState, why: String, now: Timestamp) {
+    state.failed = true;
+    state.failure_reason = Some(why);
+    state.end_timestamp = Some(now);
+}
+
+/// Whether a source may have been told to begin: without the target's address none was.
+fn may_have_begun(state: &MigrationState) -> bool {
+    state.start_timestamp.is_some() || state.target_node_address.is_some()
+}
+
+/// From when on a migration whose source has ended is nobody's, if it hasn't said that its guest has moved.
+///
+/// A target that has been waiting for it would wait on. Only its launcher knows whether the guest has come after all,
+/// so where it may have, the target is asked to give up (`abortRequested`), and refuses if it has the guest.
+fn orphaned(pods: &[&Pod], state: &MigrationState, now: Timestamp) -> Option<Timestamp> {
+    match pods::look_for(pods, &state.source_pod) {
+        source if pods::has_migrated(source) => None,
+        Launcher::Finished { at, .. } => Some(at.unwrap_or(now) + REPORT_GRACE),
+        Launcher::Missing => may_have_begun(state).then_some(now),
+        Launcher::Preparing(_) | Launcher::Ready(..) => None,
+    }
 }
 
 /// Until when a guest may run at a target whose pod is gone, and of which nobody saw the containers end.
@@ -112,7 +145,7 @@ pub(super) fn last_grace(
     state: &mut MigrationState,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    if state.start_timestamp.is_none() && state.target_node_address.is_none() {
+    if !may_have_begun(state) {
         return None;
     }
     let since = *state.target_pod_missing_timestamp.get_or_insert(now);
@@ -126,7 +159,7 @@ pub(super) fn last_grace(
 /// resourceVersion that was read, as `failed` is, so only one of them is. With an address the source's launcher
 /// may have begun, and only the launchers know how that ends.
 fn deadline(inputs: &Inputs, state: &MigrationState) -> Option<Timestamp> {
-    if state.start_timestamp.is_some() || state.target_node_address.is_some() {
+    if may_have_begun(state) {
         return None;
     }
     let mine = inputs.migrations.iter().find(|migration| migration.uid() == state.migration_uid)?;

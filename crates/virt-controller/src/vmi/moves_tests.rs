@@ -130,13 +130,19 @@ fn which_launcher_counts() {
     let table: &[(&str, &[&str], String)] = &[
         ("begun", &["source ready", "target ready"], String::new()),
         ("begun", &["source ready", "target starting"], String::new()),
-        // The source's end is none while the target lives.
-        ("begun", &["source migrated", "target ready"], String::new()),
-        ("begun", &["source killed", "target ready"], String::new()),
-        ("begun", &["source failed", "target ready"], String::new()),
+        // The source's end is none while the target may have the guest, which only its launcher knows.
+        ("started", &["source migrated", "target ready"], String::new()),
+        ("started", &["source killed", "target ready"], "abortRequested, confirm".into()),
+        ("addressed", &["source killed", "target ready"], "abortRequested, confirm".into()),
+        ("addressed", &["source failed", "target ready"], "look in 5 s".into()),
+        ("addressed", &["target ready"], "abortRequested, confirm".into()),
+        // It can't have it.
+        ("begun", &["source killed", "target ready"], format!("{GONE}, -> Failed, confirm")),
+        ("begun", &["source failed", "target ready"], "look in 5 s".into()),
         ("begun", &["target ready"], String::new()),
         // The guest was there and shut itself down.
-        ("begun", &["source shutdown", "target ready"], "-> Succeeded, confirm".into()),
+        ("begun", &["source shutdown", "target ready"], format!("{GONE}, -> Succeeded, confirm")),
+        ("addressed", &["source shutdown", "target ready"], "abortRequested, -> Succeeded, confirm".into()),
         // Both have ended.
         ("begun", &["source migrated", "target migrated"], format!("{GONE}, -> Succeeded, confirm")),
         ("begun", &["source migrated", "target failed"], format!("{GONE}, -> Failed, confirm")),

@@ -132,6 +132,14 @@ pub fn look_for<'a>(pods: &[&'a Pod], name: &str) -> Launcher<'a> {
     by_name(pods, name).map_or(Launcher::Missing, look)
 }
 
+/// Whether a launcher has ended because its guest runs at a migration's target.
+pub fn has_migrated(launcher: Launcher<'_>) -> bool {
+    match launcher {
+        Launcher::Finished { pod, .. } => last_reason(pod).as_deref() == Some(MIGRATED),
+        Launcher::Missing | Launcher::Preparing(_) | Launcher::Ready(..) => false,
+    }
+}
+
 /// Whether a launcher has ended because its guest shut itself down: it was there, then.
 pub fn has_shut_down(launcher: Launcher<'_>) -> bool {
     match launcher {

@@ -22,6 +22,11 @@ pub fn take_in(view: View<'_>) -> Decision {
         Some(Stage::Completed) => hand_over(view, domain, state),
         // Its pod ends, and then virt-controller knows for certain that the guest isn't here.
         Some(Stage::Failed | Stage::Cancelled) => Decision::default(),
+        Some(_) if state.abort_requested && is_orphaned(view, state) => Decision {
+            call: Some(Call::Cancel { uid: state.migration_uid.clone() }),
+            again: Some(LOOK_AGAIN),
+            ..Decision::default()
+        },
         _ if domain.state.is_end() || state.abort_requested || view.vmi.is_deleting() => Decision::default(),
         Some(
             Stage::Prepared
@@ -49,6 +54,13 @@ pub fn take_in(view: View<'_>) -> Decision {
             | DomainState::Unclear => Decision { again: Some(LOOK_AGAIN), ..Decision::default() },
         },
     }
+}
+
+/// Whether there is no source any more that could be asked to abort. A launcher that has taken the guest in all the same
+/// refuses.
+fn is_orphaned(view: View<'_>, state: &MigrationState) -> bool {
+    let status = view.vmi.status.as_ref();
+    status.is_some_and(|status| !status.active_pods.values().any(|node| *node == state.source_node))
 }
 
 /// Has the launcher listen, until it is written where.

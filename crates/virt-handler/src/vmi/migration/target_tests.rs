@@ -85,6 +85,29 @@ fn the_launcher_is_asked_to_listen_until_it_is_written_where() {
 }
 
 #[test]
+fn a_target_whose_source_is_gone_is_told_to_give_up() {
+    let mut state = listening();
+    state["abortRequested"] = json!(true);
+    let cancel = Some(Call::Cancel { uid: UID.into() });
+    let waiting = || coming(DomainState::Starting, Stage::Prepared);
+    let mut vmi = instance(state);
+    let on = |vmi: &mut VirtualMachineInstance, nodes: &[&str]| {
+        let pods = nodes.iter().map(|node| (format!("on-{node}"), (*node).to_owned()));
+        vmi.status.as_mut().unwrap().active_pods = pods.collect();
+    };
+    on(&mut vmi, &["worker-2", NODE]);
+    assert_eq!(ask(&vmi, waiting(), Some(&pod())).call, None, "the source is asked");
+    on(&mut vmi, &[NODE]);
+    assert_eq!(ask(&vmi, waiting(), Some(&pod())).call, cancel);
+    let has_it = coming(DomainState::Running, Stage::Completed);
+    assert!(moved(&ask(&vmi, has_it, Some(&pod()))).is_some(), "it has the guest: that is said first");
+    let gave_up = coming(DomainState::Shutoff, Stage::Cancelled);
+    assert_eq!(ask(&vmi, gave_up, Some(&pod())), Decision::default());
+    vmi.status.as_mut().unwrap().migration_state.as_mut().unwrap().abort_requested = false;
+    assert_eq!(ask(&vmi, waiting(), Some(&pod())).call, None, "nobody has asked for it");
+}
+
+#[test]
 fn where_it_listens_is_one_write() {
     let call = prepare().unwrap();
     let answer = Answer::Target { port: 4444, certificate: "bb".into() };
