@@ -17,7 +17,7 @@ use axum::routing::{get, put};
 use axum::{Extension, Json, Router};
 use http::{HeaderValue, StatusCode, header};
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::attach::{AttachError, AttachRequest, OFFSET_HEADER, attach};
+use kubevirt_stream::attach::{AttachError, AttachRequest, Attached, OFFSET_HEADER, RECEIVED_HEADER, attach};
 use kubevirt_stream::relay::{Close, relay_with};
 use kubevirt_stream::websocket::{NotAWebsocket, Upgrade};
 use kubevirt_types::Release;
@@ -189,18 +189,18 @@ impl Consoles {
         if self.has_moved(pod).await { Close::moved() } else { Close::normal() }
     }
 
-    /// A launcher's stream, and the offset of its first byte.
+    /// A launcher's stream, and where it begins.
     async fn attach(
         &self,
         pod: &str,
         socket: &str,
         request: &AttachRequest,
-    ) -> Result<(UnixStream, u64), ConsoleError> {
+    ) -> Result<(UnixStream, Attached), ConsoleError> {
         let found = socket::find(self.links.pods(), pod, socket)?;
         let mut guest = UnixStream::connect(found.path()).await.map_err(ConsoleError::Connect)?;
         let attached = tokio::time::timeout(ATTACH_LIMIT, attach(&mut guest, request)).await;
-        let offset = attached.map_err(|_| ConsoleError::Slow)??;
-        Ok((guest, offset))
+        let attached = attached.map_err(|_| ConsoleError::Slow)??;
+        Ok((guest, attached))
     }
 
     async fn stream(
@@ -221,13 +221,16 @@ impl Consoles {
             preserve_session: asked.preserve_session,
             shared: false,
         };
-        let (guest, offset) = match self.attach(&pod, socket, &request).await {
+        let (guest, Attached { offset, received }) = match self.attach(&pod, socket, &request).await {
             Ok(attached) => attached,
             Err(_) if self.has_moved(&pod).await => return Err(self.moving(&name)),
             Err(error) => return Err(error),
         };
         let mut response: Response = upgrade.response();
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
+        if let Some(received) = received {
+            response.headers_mut().insert(RECEIVED_HEADER, HeaderValue::from(received));
+        }
         let stop = streams.stop().clone();
         let consoles = self.clone();
         streams.spawn(async move {

@@ -2,24 +2,24 @@
 //!
 //! Owns the serial device from the guest's first byte to its last: reads it all the time,
 //! whoever listens, and keeps the last MiB. Readers take from there at their own pace, so
-//! none of them can hold up the guest. Never logs what passes through.
+//! none of them can hold up the guest. What they type is counted for each session, so that whoever lost a connection
+//! knows what to send again. Never logs what passes through.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kubevirt_stream::attach::{self, AttachError, AttachReply, AttachRequest};
 use kubevirt_stream::ring::RingBuffer;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, ReadHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::sessions::{Sessions, Sitting};
+use crate::typed::Typed;
 
 /// What is read or written at once.
 const CHUNK: usize = 32 * 1024;
-/// Chunks of typed bytes that wait for a guest that doesn't read.
-const TYPED_AHEAD: usize = 16;
 
 /// The console.
 #[derive(Debug, Clone)]
@@ -27,17 +27,16 @@ pub struct Console {
     ring: Arc<Mutex<RingBuffer>>,
     /// How far the guest has come.
     progress: watch::Sender<Progress>,
-    typed: mpsc::Sender<Vec<u8>>,
+    typed: Arc<Typed>,
     catch_up: mpsc::Sender<oneshot::Sender<u64>>,
     /// What the guest has said elsewhere is here.
     complete: watch::Sender<bool>,
     sessions: Arc<Sessions>,
 }
 
-/// What is on its way to the guest's serial line.
+/// Whoever has it may carry the guest's serial line.
 #[derive(Debug)]
-pub struct Typed {
-    bytes: mpsc::Receiver<Vec<u8>>,
+pub struct Carrier {
     /// Those who want to know where the output ends, once all is read.
     catch_up: mpsc::Receiver<oneshot::Sender<u64>>,
 }
@@ -50,25 +49,25 @@ struct Progress {
 
 impl Console {
     /// A console that waits for its guest.
-    pub fn new() -> (Self, Typed) {
-        let (typed, bytes) = mpsc::channel(TYPED_AHEAD);
+    pub fn new() -> (Self, Carrier) {
         let (catch_up, asked) = mpsc::channel(1);
         let console = Self {
             ring: Arc::default(),
             progress: watch::Sender::default(),
-            typed,
+            typed: Arc::default(),
             catch_up,
             complete: watch::Sender::new(true),
             sessions: Sessions::new("console"),
         };
-        (console, Typed { bytes, catch_up: asked })
+        (console, Carrier { catch_up: asked })
     }
 
     /// Carries the guest's serial line until it ends.
-    pub async fn carry(&self, serial: UnixStream, typed: Typed) {
+    pub async fn carry(&self, serial: UnixStream, carrier: Carrier) {
         let (read, write) = serial.into_split();
-        let typing = tokio::spawn(type_to(write, typed.bytes));
-        if let Err(err) = self.listen(read, typed.catch_up).await {
+        let typed = Arc::clone(&self.typed);
+        let typing = tokio::spawn(async move { typed.write_to(write).await });
+        if let Err(err) = self.listen(read, carrier.catch_up).await {
             tracing::warn!(error = %err, "the serial device can't be read any more");
         }
         typing.abort();
@@ -150,12 +149,19 @@ impl Console {
                 return attach::reply(&mut stream, &AttachReply::Refused { error: busy.to_string() }).await;
             }
         };
-        // The sender is the console's own; it outlives this.
-        drop(self.complete.subscribe().wait_for(|complete| *complete).await);
+        // What its connection held is typed before ours, and counted.
+        sitting.alone().await;
+        let mut complete = self.complete.subscribe();
+        tokio::select! {
+            // The sender is the console's own; it outlives this.
+            _ = complete.wait_for(|complete| *complete) => {}
+            () = sitting.replaced.cancelled() => return Ok(()),
+        }
         let offset = self.offset_for(&request);
-        attach::reply(&mut stream, &AttachReply::Attached { offset }).await?;
-        tracing::info!(session = request.session, offset, "console attached");
-        let end = self.session(stream, offset, &sitting).await;
+        let received = self.typed.begin(&request.session, request.resume_from.is_some());
+        attach::reply(&mut stream, &AttachReply::Attached { offset, received }).await?;
+        tracing::info!(session = request.session, offset, received, "console attached");
+        let end = self.session(stream, &request.session, offset, &sitting).await;
         tracing::info!(session = request.session, end, "console detached");
         Ok(())
     }
@@ -167,12 +173,39 @@ impl Console {
         request.resume_from.map_or(ring.end(), |offset| ring.clamp(offset))
     }
 
-    async fn session(&self, stream: UnixStream, offset: u64, sitting: &Sitting) -> &'static str {
-        let (read, write) = stream.into_split();
-        tokio::select! {
-            () = sitting.replaced.cancelled() => "replaced",
-            end = self.play(write, offset) => end,
-            end = self.type_from(read) => end,
+    async fn session(
+        &self,
+        mut stream: UnixStream,
+        session: &str,
+        offset: u64,
+        sitting: &Sitting,
+    ) -> &'static str {
+        let end = {
+            let (read, write) = stream.split();
+            tokio::select! {
+                () = sitting.replaced.cancelled() => "replaced",
+                end = self.play(write, offset) => end,
+                end = self.type_from(read, session) => end,
+            }
+        };
+        self.take_rest(&stream, session);
+        end
+    }
+
+    /// Takes what a connection that ends still holds: virt-handler may have told its client that it is written here, or
+    /// may have died behind it.
+    fn take_rest(&self, stream: &UnixStream, session: &str) {
+        // From here on nothing can be written, so what is read now is all.
+        if let Err(error) = rustix::net::shutdown(stream, rustix::net::Shutdown::Read) {
+            tracing::debug!(%error, "shutting a console's connection down");
+        }
+        let mut chunk = vec![0; CHUNK];
+        // The kernel knows better than a reader that has been told to wait.
+        while let Ok(count @ 1..) = rustix::io::read(stream, &mut chunk) {
+            if !self.typed.take(session, &chunk[..count]) {
+                tracing::warn!(session, "the guest doesn't read: what was typed last is lost");
+                return;
+            }
         }
     }
 
@@ -227,16 +260,21 @@ impl Console {
         "the guest has ended"
     }
 
-    async fn type_from(&self, mut read: impl AsyncRead + Unpin) -> &'static str {
+    /// Whoever stops this loses no byte: between reading and taking nothing is waited for.
+    async fn type_from(&self, read: ReadHalf<'_>, session: &str) -> &'static str {
         let mut chunk = vec![0; CHUNK];
         loop {
-            match read.read(&mut chunk).await {
+            self.typed.room().await;
+            if read.readable().await.is_err() {
+                return "gone";
+            }
+            match read.try_read(&mut chunk) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return "gone",
-                Ok(count) if self.typed.send(chunk[..count].to_vec()).await.is_err() => {
-                    // The guest has ended; what it said last is still being read.
-                    return std::future::pending().await;
+                Ok(count) => {
+                    let taken = self.typed.take(session, &chunk[..count]);
+                    debug_assert!(taken, "there was room");
                 }
-                Ok(_) => {}
             }
         }
     }
@@ -246,16 +284,10 @@ impl Console {
     }
 }
 
-async fn type_to(mut write: impl AsyncWrite + Unpin, mut typed: mpsc::Receiver<Vec<u8>>) {
-    while let Some(bytes) = typed.recv().await {
-        if write.write_all(&bytes).await.is_err() {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn attached(console: &Console) -> UnixStream {
@@ -272,14 +304,14 @@ mod tests {
         let mut client = attached(console);
         let request = AttachRequest { session: session.into(), resume_from, ..AttachRequest::default() };
         let answer = attach::attach(&mut client, &request).await;
-        (client, answer)
+        (client, answer.map(|attached| attached.offset))
     }
 
     fn carried() -> (Console, UnixStream) {
-        let (console, typed) = Console::new();
+        let (console, carrier) = Console::new();
         let (guest, serial) = UnixStream::pair().unwrap();
-        let carrier = console.clone();
-        tokio::spawn(async move { carrier.carry(serial, typed).await });
+        let carrying = console.clone();
+        tokio::spawn(async move { carrying.carry(serial, carrier).await });
         (console, guest)
     }
 
@@ -329,6 +361,56 @@ mod tests {
         let (mut late, offset) = attach_as(&console, "c", Some(28)).await;
         assert_eq!(offset.unwrap(), 28);
         assert_eq!(take(&mut late, 3).await, "bye");
+    }
+
+    /// The numbers from `first` on, in four bytes each.
+    fn numbers(first: u32, count: u32) -> Vec<u8> {
+        (first..first + count).flat_map(u32::to_be_bytes).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_lost_connection_held_is_typed_once_and_counted() {
+        // The guest reads nothing yet, so that the sockets between hold as much as they can.
+        let (console, mut guest) = carried();
+        let (mut typed, mut session) = (0_u32, None);
+        for lost in 0..12 {
+            let mut client = attached(&console);
+            let request =
+                AttachRequest { session: "a".into(), resume_from: session, ..AttachRequest::default() };
+            let attached = attach::attach(&mut client, &request).await.unwrap();
+            session = Some(attached.offset);
+            let received = attached.received.unwrap();
+            assert_eq!(received, u64::from(typed) * 4, "after {lost} connections");
+            let more = numbers(typed, lost * 700);
+            client.write_all(&more).await.unwrap();
+            typed += lost * 700;
+            // A virt-handler that is killed just goes; one that is cut off still has its end.
+            if lost % 2 == 0 {
+                drop(client);
+            } else {
+                tokio::spawn(async move { client.read(&mut [0]).await });
+            }
+        }
+        let mut read = vec![0; typed as usize * 4];
+        guest.read_exact(&mut read).await.unwrap();
+        assert!(read == numbers(0, typed), "in order, and nothing twice");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_does_not_read_bounds_what_is_typed() {
+        let (console, _guest) = carried();
+        let mut received = 0;
+        for _ in 0..20 {
+            let mut client = attached(&console);
+            let request =
+                AttachRequest { session: "a".into(), resume_from: Some(0), ..AttachRequest::default() };
+            let first = AttachRequest { resume_from: None, ..request };
+            received = attach::attach(&mut client, &first).await.unwrap().received.unwrap();
+            let flood = vec![b'x'; 1 << 20];
+            let written = tokio::time::timeout(Duration::from_millis(50), client.write_all(&flood)).await;
+            assert!(written.is_err(), "somebody took it all");
+        }
+        assert!(received < 2 << 20, "{received} bytes");
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ impl Screen {
         };
         let replaced =
             sitting.as_ref().map_or_else(CancellationToken::new, |sitting| sitting.replaced.clone());
-        attach::reply(&mut stream, &AttachReply::Attached { offset: 0 }).await?;
+        attach::reply(&mut stream, &AttachReply::Attached { offset: 0, received: None }).await?;
         tracing::info!(session = request.session, shared = request.shared, "screen attached");
         tokio::select! {
             () = replaced.cancelled() => {}
@@ -82,7 +82,7 @@ mod tests {
         let (mut client, server) = UnixStream::pair().unwrap();
         tokio::spawn(screen.clone().serve(server));
         let answer = attach::attach(&mut client, &request).await;
-        (client, answer)
+        (client, answer.map(|attached| attached.offset))
     }
 
     #[tokio::test]

@@ -1,12 +1,15 @@
 //! A console, carried on through the next virt-handler when one is lost.
+//!
+//! The launcher keeps what the guest says; what the user types is kept here until the launcher's socket has it, and is sent
+//! again from where the launcher says that it has taken it.
 
-use kubevirt_stream::relay::{Close, Leg, LegEnd, WebsocketsEnd, goodbye, pump};
+use kubevirt_stream::relay::{Close, Leg, LegEnd, Typing, WebsocketsEnd, goodbye, hold, pump_resending};
 use kubevirt_stream::websocket::WebSocket;
 use tokio_util::sync::CancellationToken;
 
 use super::{Found, OpenError, RESUME_LIMIT, find};
 use crate::app::App;
-use crate::handler::StreamRequest;
+use crate::handler::{Opened, StreamRequest};
 use crate::metrics::{self, Resume};
 
 /// Carries a console to its end.
@@ -18,9 +21,17 @@ pub(super) async fn carry(
     stop: &CancellationToken,
 ) {
     let Found { mut opened, uid } = found;
+    // A client can only count what the launcher counts.
+    let mut typing =
+        Typing::starting_at(opened.received.unwrap_or(0), request.comes_back && opened.received.is_some());
     loop {
         let mut delivered = 0;
-        let end = pump(&mut client, &mut opened.websocket, &mut delivered, stop).await;
+        let end = pump_resending(&mut client, &mut opened.websocket, &mut delivered, &mut typing, stop).await;
+        if typing.is_over() {
+            let close = Close::normal();
+            tokio::join!(goodbye(&mut client, close.clone()), goodbye(&mut opened.websocket, close));
+            return;
+        }
         let position = opened.offset.map(|offset| offset + delivered);
         let position = match after(&end, position) {
             After::Resume(position) => position,
@@ -34,15 +45,18 @@ pub(super) async fn carry(
         request.resume_from = Some(position);
         let again = tokio::select! {
             again = find(app, &request, Some(&uid), RESUME_LIMIT) => again,
+            () = hold(&mut client, &mut typing) => return goodbye(&mut client, Close::normal()).await,
             () = stop.cancelled() => return goodbye(&mut client, Close::going_away()).await,
         };
         match again {
             Ok(found) => {
                 opened = found.opened;
-                let outcome =
-                    if opened.offset == Some(position) { Resume::Seamless } else { Resume::WithGap };
+                let lost = typing.resume(opened.received);
+                let whole = opened.offset == Some(position) && lost == 0;
+                let outcome = if whole { Resume::Seamless } else { Resume::WithGap };
                 metrics::count_resume(request.stream, outcome);
-                tracing::info!(handler = opened.handler, offset = opened.offset, ?outcome, "stream resumed");
+                let Opened { handler, offset, received, .. } = &opened;
+                tracing::info!(handler, offset, received, lost, ?outcome, "stream resumed");
             }
             Err(error) => {
                 metrics::count_resume(request.stream, Resume::Ended);

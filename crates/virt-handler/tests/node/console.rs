@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, accept, reply};
+use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, RECEIVED_HEADER, accept, reply};
 use kubevirt_stream::relay::{RelayEnd, relay};
 use kubevirt_stream::websocket::{DialError, WebSocket, dial};
 use kubevirt_types::Release;
@@ -72,14 +72,17 @@ async fn a_stream_is_resumed_where_the_caller_left_it() {
     let launcher = tokio::spawn(async move {
         let (mut stream, _) = console.accept().await.unwrap();
         let asked = accept(&mut stream).await.unwrap();
-        reply(&mut stream, &AttachReply::Attached { offset: 41 }).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 41, received: Some(5) }).await.unwrap();
         stream.write_all(b"tick 42\n").await.unwrap();
         let mut typed = [0; 4];
         stream.read_exact(&mut typed).await.unwrap();
         (asked, typed)
     });
     let (mut websocket, headers) = open(&dir, "tick/console?session=s-1&resumeFrom=41").await.unwrap();
-    assert_eq!(headers[OFFSET_HEADER], "41");
+    assert_eq!(
+        (&headers[OFFSET_HEADER], &headers[RECEIVED_HEADER]),
+        (&"41".parse().unwrap(), &"5".parse().unwrap())
+    );
     assert_eq!(websocket.next().await.unwrap().unwrap().into_data().as_ref(), b"tick 42\n");
     websocket.send(b"root".to_vec().into()).await.unwrap();
     let (asked, typed) = launcher.await.unwrap();
@@ -168,7 +171,7 @@ async fn close_code(meanwhile: impl FnOnce(&FakeLauncher)) -> u16 {
     let launcher = tokio::spawn(async move {
         let (mut stream, _) = console.accept().await.unwrap();
         accept(&mut stream).await.unwrap();
-        reply(&mut stream, &AttachReply::Attached { offset: 0 }).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 0, received: None }).await.unwrap();
         stream
     });
     let (websocket, _) = open_at(routes, "tick/console").await.unwrap();

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::intent::{Act, AtPoweroff, Ending, Intent, at_poweroff};
 use super::{Guest, Start};
-use crate::console::Typed;
+use crate::console::Carrier;
 use crate::disks::{self, DiskError, Images};
 use crate::domain::Event;
 use crate::migration;
@@ -61,8 +61,8 @@ struct Process {
 }
 
 /// Lives it.
-pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, typed: Typed, start: Start) {
-    if let Err(err) = try_live(&guest, &spec, accel, typed, start).await {
+pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, carrier: Carrier, start: Start) {
+    if let Err(err) = try_live(&guest, &spec, accel, carrier, start).await {
         guest.note(Event::StartFailed { detail: err.to_string() });
     }
     guest.0.qmp.send_replace(None);
@@ -72,7 +72,7 @@ async fn try_live(
     guest: &Guest,
     spec: &GuestSpec,
     accel: Accel,
-    typed: Typed,
+    carrier: Carrier,
     start: Start,
 ) -> Result<(), StartError> {
     let paths = &guest.0.settings.paths;
@@ -89,7 +89,7 @@ async fn try_live(
     let control = bind(&paths.qmp())?;
     let mut process = spawn(guest, spec, images, accel, start)?;
     let connected = tokio::select! {
-        connected = connect(guest, serial, control, typed) => connected,
+        connected = connect(guest, serial, control, carrier) => connected,
         exit = &mut process.exit => {
             end(guest, process.words, exit.unwrap_or(Exit::Unknown), None).await;
             return Ok(());
@@ -153,14 +153,14 @@ async fn connect(
     guest: &Guest,
     serial: Option<(UnixListener, PathBuf)>,
     control: (UnixListener, PathBuf),
-    typed: Typed,
+    carrier: Carrier,
 ) -> Result<(Qmp, mpsc::UnboundedReceiver<qmp::Event>), StartError> {
     let (qmp, events) = Qmp::open(accept(control).await?).await?;
     match serial {
         Some(serial) => {
             let serial = accept(serial).await?;
             let console = guest.0.console.clone();
-            tokio::spawn(async move { console.carry(serial, typed).await });
+            tokio::spawn(async move { console.carry(serial, carrier).await });
         }
         None => guest.0.console.close(),
     }

@@ -232,7 +232,7 @@ impl Reader {
         let mut stream = UnixStream::connect(at.dir.join("sockets/console-sock")).await.unwrap();
         let resume_from = Some(self.text.len() as u64);
         let request = AttachRequest { session: "reader".into(), resume_from, ..AttachRequest::default() };
-        let offset = attach::attach(&mut stream, &request).await.unwrap();
+        let offset = attach::attach(&mut stream, &request).await.unwrap().offset;
         assert_eq!(offset, self.text.len() as u64, "nothing is lost or repeated");
         stream
     }
