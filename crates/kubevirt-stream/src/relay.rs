@@ -58,6 +58,11 @@ impl Close {
         Self { code: 1001, reason: "the guest moves to another node".into() }
     }
 
+    /// Bytes are lost, because the peer took them too slowly.
+    pub fn too_slow() -> Self {
+        Self { code: 1008, reason: "too slow: output was lost".into() }
+    }
+
     /// Something broke here.
     pub fn internal_error(reason: impl Into<String>) -> Self {
         Self { code: 1011, reason: reason.into() }

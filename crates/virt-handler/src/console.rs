@@ -184,9 +184,30 @@ impl Consoles {
         self.is_given_away(pod)
     }
 
-    /// What the end of a launcher's stream means.
-    async fn farewell(&self, pod: &str) -> Close {
-        if self.has_moved(pod).await { Close::moved() } else { Close::normal() }
+    /// What the end of a launcher's stream means, behind the byte at `position`.
+    async fn farewell(&self, pod: &str, socket: &str, position: u64) -> Close {
+        if self.has_moved(pod).await {
+            Close::moved()
+        } else if socket == socket::CONSOLE && self.was_too_slow(pod, position).await {
+            Close::too_slow()
+        } else {
+            Close::normal()
+        }
+    }
+
+    /// Whether a console's stream ended because its reader was too slow. The launcher just cuts it; whoever comes to an empty
+    /// seat sees by the offset what is lost.
+    async fn was_too_slow(&self, pod: &str, position: u64) -> bool {
+        let request = AttachRequest {
+            // Nobody's: the same session may sit there again.
+            session: own_session(),
+            resume_from: Some(position),
+            preserve_session: true,
+            shared: false,
+        };
+        self.attach(pod, socket::CONSOLE, &request)
+            .await
+            .is_ok_and(|(_, attached)| attached.offset > position)
     }
 
     /// A launcher's stream, and where it begins.
@@ -239,7 +260,8 @@ impl Consoles {
             tracing::info!(namespace, name, socket, session, offset, "stream begins");
             match upgrade.websocket().await {
                 Ok(websocket) => {
-                    let end = relay_with(websocket, guest, &stop, consoles.farewell(&pod)).await;
+                    let farewell = async |said| consoles.farewell(&pod, socket, offset + said).await;
+                    let end = relay_with(websocket, guest, &stop, farewell).await;
                     tracing::info!(namespace, name, socket, session, ?end, "stream ends");
                 }
                 Err(error) => tracing::info!(namespace, name, socket, session, %error, "stream not begun"),

@@ -6,6 +6,7 @@
 //! knows what to send again. Never logs what passes through.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kubevirt_stream::attach::{self, AttachError, AttachReply, AttachRequest};
@@ -29,8 +30,9 @@ pub struct Console {
     progress: watch::Sender<Progress>,
     typed: Arc<Typed>,
     catch_up: mpsc::Sender<oneshot::Sender<u64>>,
-    /// What the guest has said elsewhere is here.
-    complete: watch::Sender<bool>,
+    serving: watch::Sender<Serving>,
+    /// A duplicate of QEMU's end of the serial line, as long as QEMU lives.
+    far_end: Arc<Mutex<Option<OwnedFd>>>,
     sessions: Arc<Sessions>,
 }
 
@@ -39,6 +41,26 @@ pub struct Console {
 pub struct Carrier {
     /// Those who want to know where the output ends, once all is read.
     catch_up: mpsc::Receiver<oneshot::Sender<u64>>,
+}
+
+/// Whether somebody who comes is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Serving {
+    /// He is.
+    Here,
+    /// When what the guest has said and heard elsewhere is here.
+    Coming,
+    /// Elsewhere: the guest is given away.
+    Given,
+}
+
+/// What a guest that is given away hasn't heard yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unheard {
+    /// What is to be typed first.
+    pub typed: Vec<u8>,
+    /// How many bytes each session has typed.
+    pub sessions: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,14 +78,17 @@ impl Console {
             progress: watch::Sender::default(),
             typed: Arc::default(),
             catch_up,
-            complete: watch::Sender::new(true),
+            serving: watch::Sender::new(Serving::Here),
+            far_end: Arc::default(),
             sessions: Sessions::new("console"),
         };
         (console, Carrier { catch_up: asked })
     }
 
-    /// Carries the guest's serial line until it ends.
-    pub async fn carry(&self, serial: UnixStream, carrier: Carrier) {
+    /// Carries the guest's serial line until it ends. `far_end` is a duplicate of QEMU's end, which would keep the line
+    /// from ending: [`Console::qemu_ended`] is to be told.
+    pub async fn carry(&self, serial: UnixStream, far_end: Option<OwnedFd>, carrier: Carrier) {
+        *self.far_end() = far_end;
         let (read, write) = serial.into_split();
         let typed = Arc::clone(&self.typed);
         let typing = tokio::spawn(async move { typed.write_to(write).await });
@@ -76,14 +101,65 @@ impl Console {
 
     /// Nothing more will come.
     pub fn close(&self) {
-        self.complete.send_replace(true);
+        self.serve_if(Serving::Coming);
         self.progress.send_modify(|progress| progress.over = true);
+    }
+
+    /// QEMU has ended: its serial line does, when all is read that is in it.
+    pub async fn qemu_ended(&self) {
+        if self.far_end().take().is_some() {
+            // The sender is the console's own; it outlives this.
+            drop(self.progress.subscribe().wait_for(|progress| progress.over).await);
+        }
+    }
+
+    /// Writes nothing more to the guest, until it is known where it will run.
+    pub fn hold_typing(&self) {
+        self.typed.hold();
+    }
+
+    /// How many bytes QEMU hasn't read of what was written to it.
+    pub fn unread(&self) -> u64 {
+        // Of a line that is broken nothing is left.
+        self.far_end().as_ref().and_then(|end| rustix::io::ioctl_fionread(end).ok()).unwrap_or(0)
+    }
+
+    /// The guest is given away, with what it hasn't heard. Whoever is attached is cut: he finds it where it is.
+    pub async fn give_away(&self) -> Unheard {
+        self.serving.send_replace(Serving::Given);
+        self.sessions.clear().await;
+        let mut unread = Vec::new();
+        if let Some(end) = self.far_end().as_ref() {
+            let mut chunk = vec![0; CHUNK];
+            // Not even the standing guest's QEMU wants it: its device has no place for it.
+            while let Ok(count @ 1..) = rustix::io::read(end, &mut chunk) {
+                unread.extend_from_slice(&chunk[..count]);
+            }
+        }
+        let (typed, sessions) = self.typed.give(&unread);
+        Unheard { typed, sessions }
+    }
+
+    /// The guest stays here after all.
+    pub fn keep(&self) {
+        self.typed.release();
+        self.serve_if(Serving::Given);
+    }
+
+    fn serve_if(&self, now: Serving) {
+        self.serving.send_if_modified(|serving| {
+            let changes = *serving == now;
+            if changes {
+                *serving = Serving::Here;
+            }
+            changes
+        });
     }
 
     /// The guest comes from another launcher: nobody is served before its output is here, or
     /// offsets would mean something else than there.
     pub fn await_history(&self) {
-        self.complete.send_replace(false);
+        self.serving.send_replace(Serving::Coming);
     }
 
     /// Takes output that the guest has made elsewhere.
@@ -99,10 +175,11 @@ impl Console {
         self.progress.send_modify(|progress| progress.end = end);
     }
 
-    /// All of it is here, up to this offset.
-    pub fn adopted(&self, end: u64) {
+    /// All of it is here, up to this offset, and so is what the guest hasn't heard yet.
+    pub fn adopted(&self, end: u64, unheard: Unheard) {
         self.adopt(end, &[]);
-        self.complete.send_replace(true);
+        self.typed.adopt(&unheard.typed, unheard.sessions);
+        self.serve_if(Serving::Coming);
     }
 
     /// The end of the output, when all is read that QEMU has written. Only for a guest that
@@ -151,11 +228,17 @@ impl Console {
         };
         // What its connection held is typed before ours, and counted.
         sitting.alone().await;
-        let mut complete = self.complete.subscribe();
-        tokio::select! {
+        let mut serving = self.serving.subscribe();
+        let here = tokio::select! {
             // The sender is the console's own; it outlives this.
-            _ = complete.wait_for(|complete| *complete) => {}
+            here = serving.wait_for(|serving| *serving != Serving::Coming) => {
+                here.is_ok_and(|serving| *serving == Serving::Here)
+            }
             () = sitting.replaced.cancelled() => return Ok(()),
+        };
+        if !here {
+            let error = "the virtual machine moves to another node".to_owned();
+            return attach::reply(&mut stream, &AttachReply::Refused { error }).await;
         }
         let offset = self.offset_for(&request);
         let received = self.typed.begin(&request.session, request.resume_from.is_some());
@@ -279,6 +362,10 @@ impl Console {
         }
     }
 
+    fn far_end(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.far_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ring(&self) -> MutexGuard<'_, RingBuffer> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -311,7 +398,7 @@ mod tests {
         let (console, carrier) = Console::new();
         let (guest, serial) = UnixStream::pair().unwrap();
         let carrying = console.clone();
-        tokio::spawn(async move { carrying.carry(serial, carrier).await });
+        tokio::spawn(async move { carrying.carry(serial, None, carrier).await });
         (console, guest)
     }
 
@@ -411,6 +498,62 @@ mod tests {
             assert!(written.is_err(), "somebody took it all");
         }
         assert!(received < 2 << 20, "{received} bytes");
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_has_not_heard_goes_with_it() {
+        let (console, carrier) = Console::new();
+        let (qemu, serial) = UnixStream::pair().unwrap();
+        let qemu = qemu.into_std().unwrap();
+        let far_end = OwnedFd::from(qemu.try_clone().unwrap());
+        let mut qemu = UnixStream::from_std(qemu).unwrap();
+        let carrying = console.clone();
+        tokio::spawn(async move { carrying.carry(serial, Some(far_end), carrier).await });
+        let mut client = attached(&console);
+        let request = AttachRequest { session: "a".into(), ..AttachRequest::default() };
+        attach::attach(&mut client, &request).await.unwrap();
+        client.write_all(b"abc").await.unwrap();
+        qemu.read_exact(&mut [0; 1]).await.unwrap();
+        while console.unread() != 2 {
+            tokio::task::yield_now().await;
+        }
+        console.hold_typing();
+        client.write_all(b"def").await.unwrap();
+        let unheard = console.give_away().await;
+        let expected = Unheard { typed: b"bcdef".to_vec(), sessions: vec![("a".into(), 6)] };
+        assert_eq!(unheard, expected);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let back = AttachRequest { resume_from: Some(0), ..request };
+        let refused = attach::attach(&mut attached(&console), &back).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the virtual machine moves to another node");
+
+        // At the target it waits for the history, and is typed first.
+        let (there, typed_there) = Console::new();
+        there.await_history();
+        let waiting = tokio::spawn({
+            let (mut client, back) = (attached(&there), back.clone());
+            async move { (attach::attach(&mut client, &back).await, client) }
+        });
+        there.adopted(0, unheard);
+        let (answer, mut client) = waiting.await.unwrap();
+        assert_eq!(answer.unwrap().received, Some(6));
+        let (mut guest, serial) = UnixStream::pair().unwrap();
+        tokio::spawn(async move { there.carry(serial, None, typed_there).await });
+        client.write_all(b"g").await.unwrap();
+        assert_eq!(take(&mut guest, 6).await, "bcdefg");
+
+        // And if the target never was: here.
+        console.keep();
+        let mut client = attached(&console);
+        assert_eq!(attach::attach(&mut client, &back).await.unwrap().received, Some(6));
+        assert_eq!(take(&mut qemu, 5).await, "bcdef");
+
+        // The duplicate doesn't keep the line alive.
+        qemu.write_all(b"bye").await.unwrap();
+        drop(qemu);
+        console.qemu_ended().await;
+        assert_eq!(take(&mut client, 3).await, "bye");
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -83,6 +83,17 @@ impl Sessions {
         Ok(Sitting { sessions: Arc::clone(self), number: seat.number, replaced, left, former })
     }
 
+    /// Has whoever sits leave, and waits until he has.
+    pub async fn clear(&self) {
+        let left = self.seat().taken.as_ref().map(|taken| {
+            taken.leave.cancel();
+            taken.left.clone()
+        });
+        if let Some(left) = left {
+            left.cancelled().await;
+        }
+    }
+
     /// Waits until nobody sits.
     pub async fn vacant(&self) {
         loop {

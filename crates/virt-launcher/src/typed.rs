@@ -28,6 +28,8 @@ struct State {
     waiting: VecDeque<u8>,
     /// How many bytes each session has typed; the one that was attached last is the last.
     sessions: VecDeque<(String, u64)>,
+    /// Nothing is written to the guest.
+    held: bool,
 }
 
 impl Typed {
@@ -72,12 +74,15 @@ impl Typed {
     /// Writes to the guest's serial line until that ends.
     pub async fn write_to(&self, serial: OwnedWriteHalf) {
         loop {
-            self.until(|state| !state.waiting.is_empty()).await;
+            self.until(|state| !state.held && !state.waiting.is_empty()).await;
             if serial.writable().await.is_err() {
                 return;
             }
             // Written and forgotten in one step: nobody sees a byte in two places, or in none.
             let mut state = self.state();
+            if state.held {
+                continue;
+            }
             let written = serial.try_write(state.waiting.as_slices().0);
             match written {
                 Ok(count) => drop(state.waiting.drain(..count)),
@@ -87,6 +92,34 @@ impl Typed {
             drop(state);
             self.changed.send_replace(());
         }
+    }
+
+    /// Writes nothing more to the guest. What was written is, when this returns.
+    pub fn hold(&self) {
+        self.state().held = true;
+    }
+
+    /// Goes on.
+    pub fn release(&self) {
+        self.state().held = false;
+        self.changed.send_replace(());
+    }
+
+    /// Gives all away: `unread` was written to the guest's serial line, and will not be read there. It is kept, too:
+    /// whoever gets it may not want it.
+    pub fn give(&self, unread: &[u8]) -> (Vec<u8>, Vec<(String, u64)>) {
+        let mut state = self.state();
+        prepend(&mut state.waiting, unread);
+        (state.waiting.iter().copied().collect(), state.sessions.iter().cloned().collect())
+    }
+
+    /// Takes over what another launcher had: it comes before all that is typed here.
+    pub fn adopt(&self, waiting: &[u8], sessions: Vec<(String, u64)>) {
+        let mut state = self.state();
+        prepend(&mut state.waiting, waiting);
+        state.sessions = sessions.into();
+        drop(state);
+        self.changed.send_replace(());
     }
 
     async fn until(&self, what: impl Fn(&State) -> bool) {
@@ -100,9 +133,45 @@ impl Typed {
     }
 }
 
+fn prepend(waiting: &mut VecDeque<u8>, bytes: &[u8]) {
+    let later = std::mem::replace(waiting, bytes.iter().copied().collect());
+    waiting.extend(later);
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_given_away_is_typed_elsewhere_or_here() {
+        let here = std::sync::Arc::new(Typed::default());
+        let (serial, mut guest) = UnixStream::pair().unwrap();
+        let writer = here.clone();
+        tokio::spawn(async move { writer.write_to(serial.into_split().1).await });
+        here.begin("a", false);
+        assert!(here.take("a", b"ab"));
+        let mut read = [0; 2];
+        guest.read_exact(&mut read).await.unwrap();
+        here.hold();
+        assert!(here.take("a", b"cd"));
+        let (waiting, sessions) = here.give(b"b");
+        assert_eq!((waiting.as_slice(), sessions.clone()), (&b"bcd"[..], vec![("a".to_owned(), 4)]));
+        assert!(guest.try_read(&mut read).is_err(), "it is held");
+
+        let there = Typed::default();
+        there.adopt(&waiting, sessions);
+        assert_eq!(there.begin("a", true), Some(4));
+        assert_eq!(there.give(b"").0, b"bcd");
+
+        // Nobody has wanted it.
+        here.release();
+        let mut read = [0; 3];
+        guest.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"bcd");
+    }
 
     #[test]
     fn counts_are_kept_for_the_last_sessions() {

@@ -201,6 +201,39 @@ async fn a_stream_whose_guest_moves_away_is_to_be_had_again_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_reader_who_was_too_slow_is_told_that_output_is_lost() {
+    let busy = AttachReply::Refused { error: "Active console connection. Request denied.".into() };
+    let at = |offset| AttachReply::Attached { offset, received: None };
+    // Somebody newer has it, or the guest has ended.
+    for (answer, code) in [(at(12), 1008), (at(10), 1000), (busy, 1000)] {
+        let dir = Dir::new();
+        let fake = FakeLauncher::new(DomainPhase::Running);
+        let _server = fake.serve(&dir.0);
+        let console = listen(&dir, socket::CONSOLE);
+        let (routes, links) = routes(&dir);
+        links.adopt(std::time::Duration::from_secs(10)).await;
+        let launcher = tokio::spawn(async move {
+            let (mut stream, _) = console.accept().await.unwrap();
+            accept(&mut stream).await.unwrap();
+            reply(&mut stream, &AttachReply::Attached { offset: 7, received: None }).await.unwrap();
+            stream.write_all(b"abc").await.unwrap();
+            drop(stream);
+            let (mut stream, _) = console.accept().await.unwrap();
+            let asked = accept(&mut stream).await.unwrap();
+            reply(&mut stream, &answer).await.unwrap();
+            asked
+        });
+        let (websocket, _) = open_at(routes, "tick/console?session=s-1").await.unwrap();
+        let (_client, ours) = tokio::io::duplex(64);
+        let end = relay(websocket, ours, &CancellationToken::new()).await;
+        assert!(matches!(&end, RelayEnd::PeerClosed(close) if close.code == code), "{code}: {end:?}");
+        let asked = launcher.await.unwrap();
+        assert_eq!((asked.resume_from, asked.preserve_session), (Some(10), true));
+        assert_ne!(asked.session, "s-1", "it would replace itself");
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_was_given_away_is_to_be_asked_for_again() {
     let dir = Dir::new();
     let fake = FakeLauncher::new(DomainPhase::Running);

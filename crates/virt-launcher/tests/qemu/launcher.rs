@@ -267,13 +267,6 @@ impl Reader {
         tokio::time::timeout(PATIENCE, read).await.expect("the guest goes on");
         *ticks(&newcomer.text).last().unwrap()
     }
-
-    pub async fn read_to_end(&mut self, at: &Launcher) {
-        let mut stream = self.attach(at).await;
-        let mut rest = String::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut rest)).await.unwrap().unwrap();
-        self.text.push_str(&rest);
-    }
 }
 
 /// The numbers of the ticks in whole lines.

@@ -18,11 +18,15 @@ pub struct Guest {
     said: Arc<Mutex<RingBuffer>>,
     typed: Arc<Mutex<Vec<u8>>>,
     received: Arc<Mutex<HashMap<String, u64>>>,
-    former: Arc<tokio::sync::Mutex<Option<(CancellationToken, JoinHandle<()>)>>>,
+    former: Arc<tokio::sync::Mutex<Option<Former>>>,
     changed: watch::Sender<bool>,
+    deaf: watch::Sender<bool>,
     /// A launcher's process: no virt-handler's end is its own.
     runtime: Handle,
 }
+
+/// Tells it to leave, and ends when it has.
+type Former = (CancellationToken, JoinHandle<()>);
 
 /// What a launcher answers to somebody who attaches.
 pub struct Attached {
@@ -39,6 +43,7 @@ impl Guest {
             received: Arc::default(),
             former: Arc::default(),
             changed: watch::Sender::new(false),
+            deaf: watch::Sender::new(false),
             runtime: Handle::current(),
         }
     }
@@ -54,6 +59,11 @@ impl Guest {
 
     pub fn is_off(&self) -> bool {
         *self.changed.borrow()
+    }
+
+    /// Whether it reads nothing of what is typed: its connections fill up.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.send_replace(deaf);
     }
 
     pub fn typed(&self) -> Vec<u8> {
@@ -104,10 +114,11 @@ impl Guest {
     async fn carry(&self, launcher: UnixStream, mut position: u64, session: &str) {
         let mut launcher = tokio::net::UnixStream::from_std(launcher).unwrap();
         let mut changed = self.changed.subscribe();
-        // It reads slowly, so that much is on its way.
+        let mut deaf = self.deaf.subscribe();
         let mut typed = [0; 64];
         loop {
             let off = *changed.borrow_and_update();
+            let is_deaf = *deaf.borrow_and_update();
             let (bytes, next) = self.said.lock().unwrap().read(position, 48);
             if !bytes.is_empty() {
                 if launcher.write_all(&bytes).await.is_err() {
@@ -121,7 +132,8 @@ impl Guest {
             }
             tokio::select! {
                 _ = changed.changed() => {}
-                read = launcher.read(&mut typed) => match read {
+                _ = deaf.changed() => {}
+                read = launcher.read(&mut typed), if !is_deaf => match read {
                     Ok(0) | Err(_) => return,
                     Ok(count) => self.hear(session, &typed[..count]),
                 },
