@@ -12,6 +12,9 @@ const LINE_LIMIT: usize = 4096;
 /// Header of a websocket's upgrade response that tells the offset of the first byte that follows, so that the next
 /// hop can resume.
 pub const OFFSET_HEADER: &str = "kubevirt-stream-offset";
+/// Header of a websocket's upgrade response that tells how many bytes of the client's session have been taken before
+/// this connection: [`Attached::received`].
+pub const RECEIVED_HEADER: &str = "kubevirt-stream-received";
 
 /// What a client of a launcher's socket asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +38,25 @@ pub enum AttachReply {
     Attached {
         /// Offset of the next byte from the guest.
         offset: u64,
+        /// [`Attached::received`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        received: Option<u64>,
     },
     /// Not attached.
     Refused {
         /// Why.
         error: String,
     },
+}
+
+/// Where an attached stream begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// Offset of the next byte from the guest.
+    pub offset: u64,
+    /// How many bytes of the session have been taken from all its connections before this one, which can't bring any
+    /// more. None from launchers that don't count, and for a session that isn't known any more.
+    pub received: Option<u64>,
 }
 
 /// The handshake failed.
@@ -68,14 +84,14 @@ pub enum AttachError {
     TooLong,
 }
 
-/// The client's side: asks, and returns the offset of the next byte from the guest. The stream is raw from there.
-pub async fn attach<S>(stream: &mut S, request: &AttachRequest) -> Result<u64, AttachError>
+/// The client's side: asks, and returns where the stream begins. It is raw from there.
+pub async fn attach<S>(stream: &mut S, request: &AttachRequest) -> Result<Attached, AttachError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     write_line(stream, request).await?;
     match read_line(stream).await? {
-        AttachReply::Attached { offset } => Ok(offset),
+        AttachReply::Attached { offset, received } => Ok(Attached { offset, received }),
         AttachReply::Refused { error } => Err(AttachError::Refused { reason: error }),
     }
 }
@@ -135,7 +151,8 @@ mod tests {
             launcher.read_exact(&mut typed).await.unwrap();
             (request, typed)
         });
-        assert_eq!(attach(&mut client, &request).await.unwrap(), 9);
+        // As launchers before v0.18.0 answer.
+        assert_eq!(attach(&mut client, &request).await.unwrap(), Attached { offset: 9, received: None });
         let mut greeting = [0; 12];
         client.read_exact(&mut greeting).await.unwrap();
         assert_eq!(&greeting, b"RFB 003.008\n");
@@ -155,7 +172,11 @@ mod tests {
         let shared = r#"{"session":"a","resumeFrom":null,"preserveSession":true,"shared":true}"#;
         let preserving = AttachRequest { preserve_session: true, ..request };
         assert_eq!(serde_json::from_str::<AttachRequest>(shared).unwrap(), preserving);
-        assert_eq!(serde_json::to_string(&AttachReply::Attached { offset: 3 }).unwrap(), r#"{"offset":3}"#);
+        for (received, line) in [(None, r#"{"offset":3}"#), (Some(0), r#"{"offset":3,"received":0}"#)] {
+            let attached = AttachReply::Attached { offset: 3, received };
+            assert_eq!(serde_json::to_string(&attached).unwrap(), line);
+            assert_eq!(serde_json::from_str::<AttachReply>(line).unwrap(), attached);
+        }
         let refused = AttachReply::Refused { error: "no".into() };
         assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"error":"no"}"#);
     }

@@ -5,5 +5,6 @@
 
 pub mod attach;
 pub mod relay;
+pub mod resend;
 pub mod ring;
 pub mod websocket;

@@ -4,6 +4,7 @@
 //! Data is binary frames; text frames mean nothing here and are dropped.
 
 mod bytes;
+mod resending;
 #[cfg(test)]
 mod tests;
 mod websockets;
@@ -19,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 pub use bytes::{HALF_CLOSE_HEADER, RelayEnd, relay, relay_half_closed, relay_half_closing, relay_with};
+pub use resending::{Typing, hold, pump_resending};
 pub use websockets::{Leg, LegEnd, WebsocketsEnd, pump, relay_websockets};
 
 /// Load balancers cut what is idle for a minute, some after twenty seconds.
@@ -54,6 +56,11 @@ impl Close {
     /// What is carried goes on at another server: come again.
     pub fn moved() -> Self {
         Self { code: 1001, reason: "the guest moves to another node".into() }
+    }
+
+    /// Bytes are lost, because the peer took them too slowly.
+    pub fn too_slow() -> Self {
+        Self { code: 1008, reason: "too slow: output was lost".into() }
     }
 
     /// Something broke here.

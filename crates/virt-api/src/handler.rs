@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use kubevirt_runtime::tls::{ClientTls, TlsError};
-use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::websocket::{self, DialError, WebSocket};
 use serde_json::Value;
 
@@ -46,6 +46,8 @@ pub struct StreamRequest {
     pub resume_from: Option<u64>,
     /// Don't take the place of a session that there is.
     pub preserve_session: bool,
+    /// The client has named its session, so it may come back with it.
+    pub comes_back: bool,
 }
 
 /// A stream that virt-handler has opened.
@@ -54,6 +56,8 @@ pub struct Opened {
     pub websocket: WebSocket,
     /// Offset of its first byte, where virt-handler tells.
     pub offset: Option<u64>,
+    /// How many bytes of the session the launcher had taken before, where virt-handler tells.
+    pub received: Option<u64>,
     /// The virt-handler's name.
     pub handler: String,
 }
@@ -146,7 +150,10 @@ impl Handlers {
         let wanted = self.request(pod, Method::GET, &request.path())?;
         let dialed = tokio::time::timeout(ANSWER_LIMIT, websocket::dial(stream, wanted)).await;
         match dialed {
-            Ok(Ok((websocket, headers))) => Ok(Opened { websocket, offset: offset(&headers), handler }),
+            Ok(Ok((websocket, headers))) => {
+                let (offset, received) = (number(&headers, OFFSET_HEADER), number(&headers, RECEIVED_HEADER));
+                Ok(Opened { websocket, offset, received, handler })
+            }
             Ok(Err(DialError::Refused { status, body, .. })) => {
                 Err(HandlerError::Refused { handler, status, message: message(&body) })
             }
@@ -266,8 +273,8 @@ fn slow(handler: String) -> HandlerError {
     HandlerError::Cut { handler, why: format!("nothing in {} s", ANSWER_LIMIT.as_secs()) }
 }
 
-fn offset(headers: &HeaderMap) -> Option<u64> {
-    headers.get(OFFSET_HEADER)?.to_str().ok()?.parse().ok()
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 /// The message of a Status, or the text itself.
@@ -290,6 +297,7 @@ mod tests {
             session: "s1".into(),
             resume_from: None,
             preserve_session: false,
+            comes_back: false,
         };
         let base = "/v1/namespaces/ns/virtualmachineinstances/a/console?session=s1&preserveSession=false";
         assert_eq!(request.path(), base);

@@ -17,7 +17,7 @@ use axum::routing::{get, put};
 use axum::{Extension, Json, Router};
 use http::{HeaderValue, StatusCode, header};
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::attach::{AttachError, AttachRequest, OFFSET_HEADER, attach};
+use kubevirt_stream::attach::{AttachError, AttachRequest, Attached, OFFSET_HEADER, RECEIVED_HEADER, attach};
 use kubevirt_stream::relay::{Close, relay_with};
 use kubevirt_stream::websocket::{NotAWebsocket, Upgrade};
 use kubevirt_types::Release;
@@ -187,23 +187,43 @@ impl Consoles {
         self.is_given_away(pod)
     }
 
-    /// What the end of a launcher's stream means.
-    async fn farewell(&self, pod: &str) -> Close {
-        if self.has_moved(pod).await { Close::moved() } else { Close::normal() }
+    /// What the end of a launcher's stream means, behind the byte at `position`.
+    async fn farewell(&self, pod: &str, socket: &str, position: u64) -> Close {
+        if self.has_moved(pod).await {
+            Close::moved()
+        } else if socket == socket::CONSOLE && self.was_too_slow(pod, position).await {
+            Close::too_slow()
+        } else {
+            Close::normal()
+        }
     }
 
-    /// A launcher's stream, and the offset of its first byte.
+    /// Whether a console's stream ended because its reader was too slow. The launcher just cuts it; whoever comes to an empty
+    /// seat sees by the offset what is lost.
+    async fn was_too_slow(&self, pod: &str, position: u64) -> bool {
+        let request = AttachRequest {
+            // Nobody's: the same session may sit there again.
+            session: own_session(),
+            resume_from: Some(position),
+            preserve_session: true,
+        };
+        self.attach(pod, socket::CONSOLE, &request)
+            .await
+            .is_ok_and(|(_, attached)| attached.offset > position)
+    }
+
+    /// A launcher's stream, and where it begins.
     async fn attach(
         &self,
         pod: &str,
         socket: &str,
         request: &AttachRequest,
-    ) -> Result<(UnixStream, u64), ConsoleError> {
+    ) -> Result<(UnixStream, Attached), ConsoleError> {
         let found = socket::find(self.links.pods(), pod, socket)?;
         let mut guest = UnixStream::connect(found.path()).await.map_err(ConsoleError::Connect)?;
         let attached = tokio::time::timeout(ATTACH_LIMIT, attach(&mut guest, request)).await;
-        let offset = attached.map_err(|_| ConsoleError::Slow)??;
-        Ok((guest, offset))
+        let attached = attached.map_err(|_| ConsoleError::Slow)??;
+        Ok((guest, attached))
     }
 
     async fn stream(
@@ -223,13 +243,16 @@ impl Consoles {
             resume_from: asked.resume_from,
             preserve_session: asked.preserve_session,
         };
-        let (guest, offset) = match self.attach(&pod, socket, &request).await {
+        let (guest, Attached { offset, received }) = match self.attach(&pod, socket, &request).await {
             Ok(attached) => attached,
             Err(_) if self.has_moved(&pod).await => return Err(self.moving(&name)),
             Err(error) => return Err(error),
         };
         let mut response: Response = upgrade.response();
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
+        if let Some(received) = received {
+            response.headers_mut().insert(RECEIVED_HEADER, HeaderValue::from(received));
+        }
         let stop = streams.stop().clone();
         let consoles = self.clone();
         streams.spawn(async move {
@@ -238,7 +261,8 @@ impl Consoles {
             tracing::info!(namespace, name, socket, session, offset, "stream begins");
             match upgrade.websocket().await {
                 Ok(websocket) => {
-                    let end = relay_with(websocket, guest, &stop, consoles.farewell(&pod)).await;
+                    let farewell = async |said| consoles.farewell(&pod, socket, offset + said).await;
+                    let end = relay_with(websocket, guest, &stop, farewell).await;
                     tracing::info!(namespace, name, socket, session, ?end, "stream ends");
                 }
                 Err(error) => tracing::info!(namespace, name, socket, session, %error, "stream not begun"),

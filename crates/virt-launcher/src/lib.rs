@@ -23,4 +23,5 @@ pub mod run;
 pub mod seed;
 pub mod server;
 pub mod sessions;
+pub mod typed;
 pub mod vnc;

@@ -60,11 +60,6 @@ impl Paths {
         self.sockets.join("vnc-sock")
     }
 
-    /// The guest's serial device: QEMU connects to us.
-    pub fn serial(&self) -> PathBuf {
-        self.private.join("serial")
-    }
-
     /// QEMU's control: QEMU connects to us.
     pub fn qmp(&self) -> PathBuf {
         self.private.join("qmp")

@@ -52,7 +52,7 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     tracing::info!(name = args.name, namespace = args.namespace, uid = args.uid, release, "virt-launcher");
     let mut stop = Stop::listen()?;
     let processes = Processes::reap()?;
-    let (console, typed) = Console::new();
+    let (console, carrier) = Console::new();
     let paths = args.paths.clone();
     let guest = Guest::new(
         Settings {
@@ -63,7 +63,7 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         },
         processes,
         console.clone(),
-        typed,
+        carrier,
     );
 
     let screen = Screen::new(paths.vnc());

@@ -28,7 +28,16 @@ pub struct Sessions {
 struct Seat {
     /// Counts everybody who ever sat here.
     number: u64,
-    taken: Option<(String, CancellationToken)>,
+    taken: Option<Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    session: String,
+    /// Tells it to leave.
+    leave: CancellationToken,
+    /// It has left.
+    left: CancellationToken,
 }
 
 /// Somebody who sits; leaves when dropped.
@@ -38,6 +47,10 @@ pub struct Sitting {
     number: u64,
     /// Cancelled when somebody else takes the seat.
     pub replaced: CancellationToken,
+    /// Cancelled when we leave.
+    left: CancellationToken,
+    /// Cancelled when whoever sat here before has left.
+    former: CancellationToken,
 }
 
 impl Sessions {
@@ -50,17 +63,35 @@ impl Sessions {
     /// comes back finds its own former self in the seat, and may always replace that.
     pub fn sit(self: &Arc<Self>, request: &AttachRequest) -> Result<Sitting, Busy> {
         let mut seat = self.seat();
-        if let Some((session, leave)) = &seat.taken {
-            if request.preserve_session && *session != request.session {
-                return Err(Busy { what: self.what });
+        let mut former = CancellationToken::new();
+        match &seat.taken {
+            Some(taken) => {
+                let session = &taken.session;
+                if request.preserve_session && *session != request.session {
+                    return Err(Busy { what: self.what });
+                }
+                tracing::info!(socket = self.what, session, by = request.session, "a session is replaced");
+                taken.leave.cancel();
+                former = taken.left.clone();
             }
-            tracing::info!(socket = self.what, session, by = request.session, "a session is replaced");
-            leave.cancel();
+            None => former.cancel(),
         }
-        let replaced = CancellationToken::new();
+        let (replaced, left) = (CancellationToken::new(), CancellationToken::new());
         seat.number += 1;
-        seat.taken = Some((request.session.clone(), replaced.clone()));
-        Ok(Sitting { sessions: Arc::clone(self), number: seat.number, replaced })
+        let session = request.session.clone();
+        seat.taken = Some(Taken { session, leave: replaced.clone(), left: left.clone() });
+        Ok(Sitting { sessions: Arc::clone(self), number: seat.number, replaced, left, former })
+    }
+
+    /// Has whoever sits leave, and waits until he has.
+    pub async fn clear(&self) {
+        let left = self.seat().taken.as_ref().map(|taken| {
+            taken.leave.cancel();
+            taken.left.clone()
+        });
+        if let Some(left) = left {
+            left.cancelled().await;
+        }
     }
 
     /// Waits until nobody sits.
@@ -80,8 +111,16 @@ impl Sessions {
     }
 }
 
+impl Sitting {
+    /// Waits until whoever sat here before has left, and so all who were before him.
+    pub async fn alone(&self) {
+        self.former.cancelled().await;
+    }
+}
+
 impl Drop for Sitting {
     fn drop(&mut self) {
+        self.left.cancel();
         let mut seat = self.sessions.seat();
         if seat.number == self.number {
             seat.taken = None;
@@ -110,7 +149,9 @@ mod tests {
 
         let second = sessions.sit(&request("b", false)).unwrap();
         assert!(first.replaced.is_cancelled());
+        assert!(second.alone().now_or_never().is_none());
         drop(first);
+        second.alone().await;
         assert!(sessions.vacant().now_or_never().is_none() && !second.replaced.is_cancelled());
 
         let again = sessions.sit(&request("b", true)).unwrap();

@@ -43,7 +43,7 @@ impl Screen {
                 return attach::reply(&mut stream, &AttachReply::Refused { error: busy.to_string() }).await;
             }
         };
-        attach::reply(&mut stream, &AttachReply::Attached { offset: 0 }).await?;
+        attach::reply(&mut stream, &AttachReply::Attached { offset: 0, received: None }).await?;
         tracing::info!(session = request.session, "screen attached");
         tokio::select! {
             () = sitting.replaced.cancelled() => {}
@@ -73,7 +73,7 @@ mod tests {
         let request =
             AttachRequest { session: session.into(), resume_from: None, preserve_session: preserve };
         let answer = attach::attach(&mut client, &request).await;
-        (client, answer)
+        (client, answer.map(|attached| attached.offset))
     }
 
     #[tokio::test]

@@ -106,7 +106,6 @@ async fn refuses(refused: &str) {
     let control = until("QMP", async || UnixStream::connect(dir.join("private/qmp")).await.ok()).await;
     let refused = refused.to_owned();
     tokio::spawn(async move { qmp(control, &refused).await });
-    let _serial = until("serial", async || UnixStream::connect(dir.join("private/serial")).await.ok()).await;
     let state = launcher.reaches(DomainPhase::Crashed).await;
     assert_eq!(state.reason, "StartFailed");
     assert!(state.exit_detail.contains("not today"), "{state:?}");

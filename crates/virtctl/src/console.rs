@@ -1,7 +1,7 @@
 //! `console`: the serial console of an instance on this terminal, or in a script's pipe.
 //!
 //! A console that is cut on its way is opened again where it was cut, if the server knows how; the user sees a
-//! line about it and loses no output.
+//! line about it, loses no output, and nothing that he types is lost or typed twice.
 
 mod talk;
 
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use crate::cluster::Cluster;
 use crate::stream::{OpenError, Opened, open};
 use crate::terminal::Raw;
-use talk::{End, talk};
+use talk::{End, Keys, talk};
 
 /// An instance that doesn't run yet, or a server that is away, is asked for again after this time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -47,9 +47,10 @@ pub(crate) async fn run(cluster: &Cluster, name: &str, timeout_minutes: u64) -> 
     eprint!("Successfully connected to {name} console. Press Ctrl+] or Ctrl+5 to exit console.\r\n");
     let _terminal = Raw::enter()?;
     let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
+    let mut keys = Keys::new(opened.received);
     loop {
         let mut received = 0;
-        let end = talk(opened.websocket, &mut input, &mut output, &mut received).await;
+        let end = talk(opened.websocket, &mut input, &mut output, &mut received, &mut keys).await;
         let cause = match end.map_err(ConsoleError::Output)? {
             End::Over => return Ok(()),
             End::Cut(cause) => cause,
@@ -63,6 +64,10 @@ pub(crate) async fn run(cluster: &Cluster, name: &str, timeout_minutes: u64) -> 
         let lost = opened.offset.unwrap_or(wanted).saturating_sub(wanted);
         if lost > 0 {
             eprint!("{lost} bytes of output are lost.\r\n");
+        }
+        let lost = keys.resume(opened.received);
+        if lost > 0 {
+            eprint!("{lost} bytes that were typed may be lost.\r\n");
         }
     }
 }

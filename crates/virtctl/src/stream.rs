@@ -1,8 +1,8 @@
 //! Opens the stream of an instance: the first request is the websocket itself.
 
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use kube::client::Body;
-use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::relay::HALF_CLOSE_HEADER;
 use kubevirt_stream::websocket::{DialError, Handshake, WebSocket};
 use serde::Deserialize;
@@ -27,6 +27,8 @@ pub(crate) struct Opened {
     pub(crate) websocket: WebSocket,
     /// Offset of the first byte that comes; none from a server that can't resume.
     pub(crate) offset: Option<u64>,
+    /// How many bytes of the session were taken before; none from a server that doesn't count.
+    pub(crate) received: Option<u64>,
     /// Whether it can be told that nothing more is sent.
     pub(crate) half_closes: bool,
 }
@@ -42,7 +44,8 @@ pub(crate) async fn open_path(cluster: &Cluster, path: &str) -> Result<Opened, O
     let mut request = Request::get(path).body(Body::empty())?;
     handshake.add_to(request.headers_mut());
     let response = cluster.send(request).await.map_err(|error| OpenError::Request(Box::new(error)))?;
-    let offset = response.headers().get(OFFSET_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let (offset, received) =
+        (number(response.headers(), OFFSET_HEADER), number(response.headers(), RECEIVED_HEADER));
     let half_closes = response.headers().contains_key(HALF_CLOSE_HEADER);
     let websocket = handshake.finish(response).await.map_err(|error| match error {
         DialError::Refused { status, content_type, body } => {
@@ -50,7 +53,11 @@ pub(crate) async fn open_path(cluster: &Cluster, path: &str) -> Result<Opened, O
         }
         other => OpenError::Dial(other),
     })?;
-    Ok(Opened { websocket, offset, half_closes })
+    Ok(Opened { websocket, offset, received, half_closes })
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 #[derive(Deserialize)]

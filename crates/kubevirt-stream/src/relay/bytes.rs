@@ -61,7 +61,7 @@ where
     W: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite,
 {
-    relay_with(websocket, stream, stop, std::future::ready(Close::normal())).await
+    relay_with(websocket, stream, stop, async |_| Close::normal()).await
 }
 
 /// As [`relay`], towards a server that sent [`HALF_CLOSE_HEADER`]: when the stream has no more to say, the peer's answer is
@@ -75,7 +75,7 @@ where
     W: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite,
 {
-    carry(websocket, stream, stop, std::future::ready(Close::normal()), Halves::Tell).await
+    carry(websocket, stream, stop, async |_| Close::normal(), Halves::Tell).await
 }
 
 /// As [`relay`], for a server that sends [`HALF_CLOSE_HEADER`]: a peer that has no more to say is the stream's end of file.
@@ -88,15 +88,16 @@ where
     W: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite,
 {
-    carry(websocket, stream, stop, std::future::ready(Close::normal()), Halves::Hear).await
+    carry(websocket, stream, stop, async |_| Close::normal(), Halves::Hear).await
 }
 
-/// As [`relay`]; `farewell` finds out what the peer is told when the byte stream comes to its end.
+/// As [`relay`]; `farewell` finds out what the peer is told when the byte stream comes to its end, behind so many bytes
+/// that the peer was sent.
 pub async fn relay_with<W, S>(
     websocket: WebSocketStream<W>,
     stream: S,
     stop: &CancellationToken,
-    farewell: impl Future<Output = Close>,
+    farewell: impl AsyncFnOnce(u64) -> Close,
 ) -> RelayEnd
 where
     W: AsyncRead + AsyncWrite + Unpin,
@@ -109,7 +110,7 @@ async fn carry<W, S>(
     websocket: WebSocketStream<W>,
     stream: S,
     stop: &CancellationToken,
-    farewell: impl Future<Output = Close>,
+    farewell: impl AsyncFnOnce(u64) -> Close,
     halves: Halves,
 ) -> RelayEnd
 where
@@ -158,7 +159,7 @@ where
 async fn to_peer<R, W>(
     reader: &mut R,
     sink: &mut W,
-    farewell: impl Future<Output = Close>,
+    farewell: impl AsyncFnOnce(u64) -> Close,
     halves: Halves,
 ) -> RelayEnd
 where
@@ -168,6 +169,7 @@ where
     let mut buffer = vec![0; CHUNK];
     let mut pings = pings();
     let mut told = false;
+    let mut said = 0;
     loop {
         let message = tokio::select! {
             read = reader.read(&mut buffer), if !told => match read {
@@ -176,10 +178,13 @@ where
                     Message::text(END_OF_INPUT)
                 }
                 Ok(0) => {
-                    send_close(sink, farewell.await).await;
+                    send_close(sink, farewell(said).await).await;
                     return RelayEnd::StreamEnded;
                 }
-                Ok(n) => Message::binary(buffer[..n].to_vec()),
+                Ok(n) => {
+                    said += n as u64;
+                    Message::binary(buffer[..n].to_vec())
+                }
                 Err(error) => {
                     send_close(sink, Close::internal_error(error.to_string())).await;
                     return RelayEnd::StreamFailed(error);

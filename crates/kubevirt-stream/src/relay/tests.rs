@@ -11,9 +11,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Close, Leg, LegEnd, RelayEnd, WebsocketsEnd, pump, relay, relay_half_closed, relay_half_closing,
-    relay_websockets,
+    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, pump, pump_resending, relay, relay_half_closed,
+    relay_half_closing, relay_websockets,
 };
+use crate::resend::{payload, position};
 use crate::websocket::config;
 
 type Socket = WebSocketStream<DuplexStream>;
@@ -248,4 +249,52 @@ fn reasons_are_cut_where_a_character_ends() {
     let frame = Close::internal_error("ü".repeat(100)).into_frame().unwrap();
     assert_eq!(frame.reason.as_str(), "ü".repeat(61));
     assert_eq!(Close { code: 1005, reason: String::new() }.into_frame(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_when_all_before_it_is_written() {
+    let (mut client, server) = sockets(64 * 1024).await;
+    let (near, mut guest) = tokio::io::duplex(16);
+    let stop = CancellationToken::new();
+    tokio::spawn(async move { relay(server, near, &stop).await });
+    for n in 0..8_u8 {
+        client.send(Message::binary(vec![n; 64])).await.unwrap();
+        client.send(Message::Ping(payload(u64::from(n + 1) * 64).into())).await.unwrap();
+    }
+    let mut read = 0;
+    let mut told = 0;
+    while told < 8 * 64 {
+        // Long enough for everything that can be said.
+        while let Ok(said) = tokio::time::timeout(Duration::from_secs(1), client.next()).await {
+            if let Message::Pong(data) = said.unwrap().unwrap() {
+                let taken = position(&data).unwrap();
+                assert!(told < taken && taken <= read + 16, "{taken} is said with {read} read");
+                told = taken;
+            }
+        }
+        let mut some = [0; 7];
+        read += guest.read(&mut some).await.unwrap() as u64;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_to_nobody_who_takes_it_is_not_read_for_ever() {
+    let (mut person, mut client) = sockets(1024).await;
+    let (mut server, _machine) = sockets(1024).await;
+    let sending = tokio::spawn(async move {
+        let mut sent = 0;
+        while let Ok(Ok(())) =
+            tokio::time::timeout(Duration::from_secs(60), person.send(Message::binary(vec![7; 1000]))).await
+        {
+            sent += 1000;
+        }
+        (sent, person)
+    });
+    let (mut typing, stop, mut delivered) = (Typing::starting_at(0, false), CancellationToken::new(), 0);
+    let pumping = pump_resending(&mut client, &mut server, &mut delivered, &mut typing, &stop);
+    let sent = tokio::select! {
+        end = pumping => panic!("{end:?}"),
+        sent = sending => sent.unwrap().0,
+    };
+    assert!(sent < crate::resend::WINDOW + 128 * 1024, "{sent} bytes");
 }

@@ -5,7 +5,7 @@ use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::response::Response;
 use http::HeaderValue;
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::websocket::Upgrade;
 use serde::Deserialize;
 
@@ -40,6 +40,7 @@ pub async fn open(
         stream,
         namespace,
         name,
+        comes_back: asked.session.is_some(),
         session: session(asked.session)?,
         resume_from: asked.resume_from,
         preserve_session: asked.preserve_session,
@@ -54,6 +55,9 @@ pub async fn open(
     let mut response: Response = upgrade.response();
     if let Some(offset) = found.opened.offset {
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
+    }
+    if let Some(received) = found.opened.received {
+        response.headers_mut().insert(RECEIVED_HEADER, HeaderValue::from(received));
     }
     let stop = streams.stop().clone();
     streams.spawn(async move {

@@ -8,7 +8,7 @@ use crate::world::handler::Handler;
 use crate::world::{HANDLERS, World};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::websocket::{DialError, WebSocket};
 use kubevirt_types::Release;
 use tokio_tungstenite::tungstenite::Message;
@@ -72,6 +72,75 @@ async fn a_console_outlives_its_virt_handler_without_losing_a_byte() {
     assert_eq!(read_until(&mut console, &mut seen, "never").await, Some(1000));
     assert!(seen.ends_with("power off\n"));
     older.kill();
+}
+
+/// Waits until an address that a virt-handler had is free again.
+async fn freed(address: std::net::IpAddr, port: u16) {
+    let bound = async {
+        while std::net::TcpListener::bind((address, port)).is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, bound).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_while_virt_handlers_die_arrives_once_and_in_order() {
+    let port = std::net::TcpListener::bind((HANDLERS[0], 0)).unwrap().local_addr().unwrap().port();
+    let world = World::start(Release::V0_18_0, port).await;
+    let guest = Guest::new();
+    let mut handler = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    let (console, headers) = world.dial("jane", &format!("{CONSOLE}?session=s-1")).await.unwrap();
+    assert_eq!(headers[RECEIVED_HEADER], "0");
+    let (mut sink, mut source) = console.split();
+    let listener = guest.clone();
+    let told = tokio::spawn(async move {
+        let mut told = 0;
+        while let Some(Ok(message)) = source.next().await {
+            if let Message::Pong(data) = message {
+                let taken = kubevirt_stream::resend::position(&data).unwrap();
+                assert!(taken >= told, "{taken} after {told}");
+                told = taken;
+            }
+        }
+        (told, listener.typed().len())
+    });
+    let mut typed: Vec<u8> = Vec::new();
+    for cut in 0..16_u32 {
+        // More than the sockets behind virt-api hold, so that virt-handler dies with much on its way.
+        let deaf = cut % 4 == 1;
+        guest.set_deaf(deaf);
+        for message in 0..if deaf { 300 } else { cut * 5 % 23 } {
+            let length = (cut * 7919 + message * 104_729) % 3000 + 1;
+            let from = u32::try_from(typed.len()).unwrap();
+            let bytes: Vec<u8> = (from..from + length).map(|at| (at % 251) as u8).collect();
+            sink.send(Message::binary(bytes.clone())).await.unwrap();
+            typed.extend(bytes);
+        }
+        tokio::time::sleep(Duration::from_micros(u64::from(cut * 523 % 3000))).await;
+        handler.kill();
+        let next = HANDLERS[(cut as usize + 1) % 2];
+        freed(next, port).await;
+        handler = Handler::start(next, port, &world.own_ca, guest.clone()).await;
+    }
+    // Said last, and gone: it is still typed.
+    sink.send(Message::binary(b"exit".to_vec())).await.unwrap();
+    typed.extend_from_slice(b"exit");
+    handler.kill();
+    sink.send(Message::Close(None)).await.unwrap();
+    freed(HANDLERS[1], port).await;
+    let last = Handler::start(HANDLERS[1], port, &world.own_ca, guest.clone()).await;
+    let (told, _) = tokio::time::timeout(LIMIT, told).await.unwrap().unwrap();
+    assert!(told <= typed.len() as u64);
+    let arrived = async {
+        while guest.typed().len() < typed.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let arrived = tokio::time::timeout(LIMIT, arrived).await;
+    assert!(arrived.is_ok(), "{} of {} bytes", guest.typed().len(), typed.len());
+    assert!(guest.typed() == typed, "in order, and nothing twice");
+    last.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

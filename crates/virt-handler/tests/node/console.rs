@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, accept, reply};
+use kubevirt_stream::attach::{AttachReply, OFFSET_HEADER, RECEIVED_HEADER, accept, reply};
 use kubevirt_stream::relay::{RelayEnd, relay};
 use kubevirt_stream::websocket::{DialError, WebSocket, dial};
 use kubevirt_types::Release;
@@ -72,14 +72,17 @@ async fn a_stream_is_resumed_where_the_caller_left_it() {
     let launcher = tokio::spawn(async move {
         let (mut stream, _) = console.accept().await.unwrap();
         let asked = accept(&mut stream).await.unwrap();
-        reply(&mut stream, &AttachReply::Attached { offset: 41 }).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 41, received: Some(5) }).await.unwrap();
         stream.write_all(b"tick 42\n").await.unwrap();
         let mut typed = [0; 4];
         stream.read_exact(&mut typed).await.unwrap();
         (asked, typed)
     });
     let (mut websocket, headers) = open(&dir, "tick/console?session=s-1&resumeFrom=41").await.unwrap();
-    assert_eq!(headers[OFFSET_HEADER], "41");
+    assert_eq!(
+        (&headers[OFFSET_HEADER], &headers[RECEIVED_HEADER]),
+        (&"41".parse().unwrap(), &"5".parse().unwrap())
+    );
     assert_eq!(websocket.next().await.unwrap().unwrap().into_data().as_ref(), b"tick 42\n");
     websocket.send(b"root".to_vec().into()).await.unwrap();
     let (asked, typed) = launcher.await.unwrap();
@@ -218,7 +221,7 @@ async fn close_code(meanwhile: impl FnOnce(&FakeLauncher)) -> u16 {
     let launcher = tokio::spawn(async move {
         let (mut stream, _) = console.accept().await.unwrap();
         accept(&mut stream).await.unwrap();
-        reply(&mut stream, &AttachReply::Attached { offset: 0 }).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 0, received: None }).await.unwrap();
         stream
     });
     let (websocket, _) = open_at(routes, "tick/console").await.unwrap();
@@ -245,6 +248,39 @@ async fn a_stream_whose_guest_moves_away_is_to_be_had_again_elsewhere() {
         fake.set(DomainPhase::Shutoff);
     };
     assert_eq!(close_code(migrated).await, 1001);
+}
+
+#[tokio::test]
+async fn a_reader_who_was_too_slow_is_told_that_output_is_lost() {
+    let busy = AttachReply::Refused { error: "Active console connection. Request denied.".into() };
+    let at = |offset| AttachReply::Attached { offset, received: None };
+    // Somebody newer has it, or the guest has ended.
+    for (answer, code) in [(at(12), 1008), (at(10), 1000), (busy, 1000)] {
+        let dir = Dir::new();
+        let fake = FakeLauncher::new(DomainPhase::Running);
+        let _server = fake.serve(&dir.0);
+        let console = listen(&dir, socket::CONSOLE);
+        let (routes, links) = routes(&dir);
+        links.adopt(std::time::Duration::from_secs(10)).await;
+        let launcher = tokio::spawn(async move {
+            let (mut stream, _) = console.accept().await.unwrap();
+            accept(&mut stream).await.unwrap();
+            reply(&mut stream, &AttachReply::Attached { offset: 7, received: None }).await.unwrap();
+            stream.write_all(b"abc").await.unwrap();
+            drop(stream);
+            let (mut stream, _) = console.accept().await.unwrap();
+            let asked = accept(&mut stream).await.unwrap();
+            reply(&mut stream, &answer).await.unwrap();
+            asked
+        });
+        let (websocket, _) = open_at(routes, "tick/console?session=s-1").await.unwrap();
+        let (_client, ours) = tokio::io::duplex(64);
+        let end = relay(websocket, ours, &CancellationToken::new()).await;
+        assert!(matches!(&end, RelayEnd::PeerClosed(close) if close.code == code), "{code}: {end:?}");
+        let asked = launcher.await.unwrap();
+        assert_eq!((asked.resume_from, asked.preserve_session), (Some(10), true));
+        assert_ne!(asked.session, "s-1", "it would replace itself");
+    }
 }
 
 #[tokio::test]

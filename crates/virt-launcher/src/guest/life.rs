@@ -4,6 +4,7 @@
 //! tells [`crate::domain`] what happens, and does what [`super::intent`] says.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 
 use super::intent::{Act, AtPoweroff, Ending, Intent, Reboot, Urge, at_poweroff};
 use super::{Guest, Start};
-use crate::console::Typed;
+use crate::console::Carrier;
 use crate::disks::{self, DiskError, Images};
 use crate::domain::Event;
 use crate::migration;
@@ -39,6 +40,8 @@ const LAST_WORDS: usize = 5;
 enum StartError {
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error("making the serial line: {0}")]
+    Serial(#[source] io::Error),
     #[error("binding {}: {source}", path.display())]
     Bind { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -61,8 +64,8 @@ struct Process {
 }
 
 /// Lives it.
-pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, typed: Typed, start: Start) {
-    if let Err(err) = try_live(&guest, &spec, accel, typed, start).await {
+pub async fn live(guest: Guest, spec: GuestSpec, accel: Accel, carrier: Carrier, start: Start) {
+    if let Err(err) = try_live(&guest, &spec, accel, carrier, start).await {
         guest.note(Event::StartFailed { detail: err.to_string() });
     }
     guest.0.qmp.send_replace(None);
@@ -72,7 +75,7 @@ async fn try_live(
     guest: &Guest,
     spec: &GuestSpec,
     accel: Accel,
-    typed: Typed,
+    carrier: Carrier,
     start: Start,
 ) -> Result<(), StartError> {
     let paths = &guest.0.settings.paths;
@@ -85,11 +88,11 @@ async fn try_live(
             return Ok(());
         }
     };
-    let serial = spec.console.then(|| bind(&paths.serial())).transpose()?;
+    let serial = spec.console.then(SerialLine::new).transpose().map_err(StartError::Serial)?;
     let control = bind(&paths.qmp())?;
-    let mut process = spawn(guest, spec, images, accel, start)?;
+    let mut process = spawn(guest, spec, (images, serial.as_ref()), accel, start)?;
     let connected = tokio::select! {
-        connected = connect(guest, serial, control, typed) => connected,
+        connected = connect(guest, serial, control, carrier) => connected,
         exit = &mut process.exit => {
             end(guest, process.words, exit.unwrap_or(Exit::Unknown), None).await;
             return Ok(());
@@ -119,20 +122,23 @@ async fn try_live(
 fn spawn(
     guest: &Guest,
     spec: &GuestSpec,
-    images: Images,
+    (images, serial): (Images, Option<&SerialLine>),
     accel: Accel,
     start: Start,
 ) -> Result<Process, StartError> {
     let paths = &guest.0.settings.paths;
     let search = resolv::search_domains(Path::new(resolv::RESOLV_CONF));
-    let around = Surroundings { paths, accel, images: images.inherited(), search };
+    // It is closed here when QEMU has it.
+    let qemus = serial.map(SerialLine::for_qemu).transpose().map_err(StartError::Serial)?;
+    let number = qemus.as_ref().map(AsRawFd::as_raw_fd);
+    let around = Surroundings { paths, accel, images: images.inherited(), serial: number, search };
     let args = command_line(spec, &around, start == Start::Incoming);
     tracing::info!(qemu = %paths.qemu.display(), args = ?args, "starting QEMU");
     let mut command = Command::new(&paths.qemu);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
     images.let_inherit()?;
     let child = guest.0.processes.spawn(&mut command)?;
-    drop(images);
+    drop((images, qemus));
     guest.note(Event::Spawned { pid: child.pid });
     let words = tokio::spawn(async move {
         let mut lines = BufReader::new(child.stderr).lines();
@@ -151,20 +157,43 @@ fn spawn(
 /// Takes QEMU's connections: from here on nothing of the guest can be missed.
 async fn connect(
     guest: &Guest,
-    serial: Option<(UnixListener, PathBuf)>,
+    serial: Option<SerialLine>,
     control: (UnixListener, PathBuf),
-    typed: Typed,
+    carrier: Carrier,
 ) -> Result<(Qmp, mpsc::UnboundedReceiver<qmp::Event>), StartError> {
     let (qmp, events) = Qmp::open(accept(control).await?).await?;
     match serial {
-        Some(serial) => {
-            let serial = accept(serial).await?;
+        Some(SerialLine { ours, qemus }) => {
+            let ours = UnixStream::from_std(ours).map_err(StartError::Serial)?;
             let console = guest.0.console.clone();
-            tokio::spawn(async move { console.carry(serial, typed).await });
+            tokio::spawn(async move { console.carry(ours, Some(qemus), carrier).await });
         }
         None => guest.0.console.close(),
     }
     Ok((qmp, events))
+}
+
+/// Both ends of the guest's serial line. QEMU inherits its own; our duplicate of that tells what QEMU hasn't read.
+struct SerialLine {
+    ours: std::os::unix::net::UnixStream,
+    qemus: OwnedFd,
+}
+
+impl SerialLine {
+    fn new() -> io::Result<Self> {
+        let (ours, qemus) = std::os::unix::net::UnixStream::pair()?;
+        for end in [&ours, &qemus] {
+            end.set_nonblocking(true)?;
+        }
+        Ok(Self { ours, qemus: qemus.into() })
+    }
+
+    /// QEMU's end, for the next program that is started.
+    fn for_qemu(&self) -> io::Result<OwnedFd> {
+        let end = self.qemus.try_clone()?;
+        rustix::io::fcntl_setfd(&end, rustix::io::FdFlags::empty())?;
+        Ok(end)
+    }
 }
 
 /// Lets the guest run. One that is to begin paused stays as QEMU was started; whether one from elsewhere may run is its
@@ -371,6 +400,9 @@ async fn end(
         }
     }
     let stderr = last_words(words).await;
+    if tokio::time::timeout(LAST_WORDS_TIMEOUT, guest.0.console.qemu_ended()).await.is_err() {
+        tracing::warn!("QEMU's serial line has outlived QEMU");
+    }
     guest.note(Event::Exited { exit, stderr });
 }
 

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::console::{Console, Typed};
+use crate::console::{Carrier, Console};
 use crate::domain::{Domain, Event};
 use crate::migration::Migrations;
 use crate::paths::Paths;
@@ -102,7 +102,7 @@ struct Inner {
     qmp: watch::Sender<Option<Qmp>>,
     console: Console,
     /// Taken by the one life of this guest.
-    typed: Mutex<Option<Typed>>,
+    carrier: Mutex<Option<Carrier>>,
     /// Whether the CPUs may be let run here. Held while QEMU is told to.
     may_run: tokio::sync::Mutex<bool>,
     /// The reboot that somebody wants, while QEMU waits for the guest to power itself off.
@@ -117,7 +117,7 @@ struct Inner {
 
 impl Guest {
     /// A guest that waits to be told what it is.
-    pub fn new(settings: Settings, processes: Processes, console: Console, typed: Typed) -> Self {
+    pub fn new(settings: Settings, processes: Processes, console: Console, carrier: Carrier) -> Self {
         Self(Arc::new(Inner {
             settings,
             processes,
@@ -125,7 +125,7 @@ impl Guest {
             intent: watch::Sender::new(Intent::Live),
             qmp: watch::Sender::new(None),
             console,
-            typed: Mutex::new(Some(typed)),
+            carrier: Mutex::new(Some(carrier)),
             may_run: tokio::sync::Mutex::new(false),
             reboot: watch::Sender::new(None),
             graphics: OnceLock::new(),
@@ -243,8 +243,8 @@ impl Guest {
         }
     }
 
-    fn take_typed(&self) -> Option<Typed> {
-        self.0.typed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_carrier(&self) -> Option<Carrier> {
+        self.0.carrier.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn wish(&self, wish: Intent) {

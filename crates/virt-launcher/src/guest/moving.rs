@@ -152,8 +152,8 @@ impl Guest {
         let settings = &self.0.settings;
         let may_emulate = allow_emulation || settings.allow_emulation;
         let accel = crate::qemu::choose(crate::qemu::kvm_opens(&settings.paths.kvm), may_emulate)?;
-        // Of two callers at once, one gets both the change and what is typed.
-        let Some(typed) = self.take_typed() else { return Ok(false) };
+        // Of two callers at once, one gets both the change and the console.
+        let Some(carrier) = self.take_carrier() else { return Ok(false) };
         self.0.graphics.get_or_init(|| spec.graphics);
         self.note(Event::Asked {
             interfaces: spec.interfaces.clone(),
@@ -165,7 +165,7 @@ impl Guest {
         if start == Start::Incoming {
             self.0.console.await_history();
         }
-        tokio::spawn(life::live(self.clone(), spec, accel, typed, start));
+        tokio::spawn(life::live(self.clone(), spec, accel, carrier, start));
         Ok(true)
     }
 }

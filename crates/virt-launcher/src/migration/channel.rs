@@ -72,6 +72,11 @@ pub enum Message {
         /// The bytes, base64.
         bytes: String,
     },
+    /// What was typed, and the guest hasn't heard: it comes between `Loaded` and `HandedOver`.
+    Typed {
+        /// The bytes, base64.
+        bytes: String,
+    },
     /// We are there.
     Ping,
     /// The target's QEMU has taken everything.
@@ -82,6 +87,9 @@ pub enum Message {
         paused: bool,
         /// Offset behind the last byte of the console.
         console_end: u64,
+        /// How many bytes each of the console's sessions has typed. Sources of releases that don't count say nothing.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sessions: Vec<(String, u64)>,
     },
     /// The guest runs at the target.
     Runs,
@@ -214,7 +222,7 @@ mod tests {
         let (near, mut far) = (Channel::start(ours), Channel::start(theirs));
         let words = [
             Message::Console { offset: 7, bytes: "eA==".repeat(1000) },
-            Message::HandedOver { paused: true, console_end: 8 },
+            Message::HandedOver { paused: true, console_end: 8, sessions: vec![("a".into(), 7)] },
         ];
         for word in words.clone() {
             near.outgoing.send(word).await.unwrap();
@@ -227,6 +235,14 @@ mod tests {
         assert_eq!(far.incoming.recv().await, None);
         far.close(None).await;
         closed.await.unwrap();
+    }
+
+    #[test]
+    fn a_source_that_does_not_count_is_understood() {
+        let old = r#"{"type":"handedOver","paused":false,"consoleEnd":8}"#;
+        let handed = Message::HandedOver { paused: false, console_end: 8, sessions: Vec::new() };
+        assert_eq!(serde_json::from_str::<Message>(old).unwrap(), handed);
+        assert_eq!(serde_json::to_string(&handed).unwrap(), old);
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use super::progress::{Limits, Pace, Stage};
 use super::qemu::{self, Manner};
 use super::report::Report;
 use super::transport::{self, TransportError};
-use crate::console::Console;
+use crate::console::{Console, Unheard};
 use crate::domain::Event;
 use crate::guest::Guest;
 use crate::qmp::{Qmp, QmpError};
@@ -39,6 +39,8 @@ const QEMU_TIMEOUT: Duration = Duration::from_secs(10);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two questions to a target that doesn't answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Questions within which QEMU has certainly looked at its serial line; a FIFO that is almost full takes a byte at a time.
+const LOOKS: usize = 4;
 /// Output of the console that is sent at once.
 const CHUNK: usize = 32 * 1024;
 
@@ -332,7 +334,28 @@ impl Run<'_> {
         links.console_end.send_replace(Some(end));
         // It ends with the connection at the latest.
         drop((&mut links.console).await);
+        self.stop_typing().await?;
         qemu::go_on(&self.qmp).await
+    }
+
+    /// QEMU gets nothing more to read, and has read what it can: a byte that it read behind the serial device's last state
+    /// would be lost.
+    async fn stop_typing(&self) -> Result<(), QmpError> {
+        let console = self.guest.console();
+        console.hold_typing();
+        let mut before = None;
+        loop {
+            let unread = console.unread();
+            // The standing guest's device takes some bytes, then none.
+            if unread == 0 || before == Some(unread) {
+                return Ok(());
+            }
+            before = Some(unread);
+            // QEMU looks at its serial line before it answers.
+            for _ in 0..LOOKS {
+                self.qmp.runs().await?;
+            }
+        }
     }
 
     /// From here on the guest doesn't run on this side, unless the target is known to be gone.
@@ -341,8 +364,17 @@ impl Run<'_> {
         self.report.enter(MigrationPhase::HandedOverUnconfirmed);
         let paused = self.paused.unwrap_or_default();
         let console_end = self.guest.console().caught_up().await;
-        // If the connection is lost, that is the next event.
-        drop(control.outgoing.send(Message::HandedOver { paused, console_end }).await);
+        let Unheard { typed, sessions } = self.guest.console().give_away().await;
+        tracing::info!(
+            migration = self.plan.uid,
+            bytes = typed.len(),
+            "typed, and not heard by the guest yet"
+        );
+        let typed = typed.chunks(CHUNK).map(|bytes| Message::Typed { bytes: STANDARD.encode(bytes) });
+        for message in typed.chain([Message::HandedOver { paused, console_end, sessions }]) {
+            // If the connection is lost, that is the next event.
+            drop(control.outgoing.send(message).await);
+        }
     }
 
     /// Asks the target, and listens to those who know, until it is clear where the guest is.
@@ -388,6 +420,7 @@ impl Run<'_> {
         if let Err(err) = self.let_run().await {
             tracing::warn!(error = %err, "the guest doesn't run on after its migration");
         }
+        self.guest.console().keep();
         let (phase, why) = self.why.take().unwrap_or((MigrationPhase::Failed, "the target is gone".into()));
         self.report.end(phase, &why);
     }

@@ -26,6 +26,7 @@ use super::progress::Stage;
 use super::qemu;
 use super::report::Report;
 use super::transport;
+use crate::console::Unheard;
 use crate::domain::Event;
 use crate::guest::Guest;
 use crate::qmp::{Qmp, QmpError};
@@ -40,6 +41,8 @@ const OWNER_LISTENS: Duration = Duration::from_secs(600);
 const NEVER_LISTENS: Duration = Duration::from_secs(30);
 /// How long QEMU's end is waited for.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// A launcher keeps no more of what is typed, and its serial line holds less.
+const MOST_TYPED: usize = 4 * 1024 * 1024;
 /// Connections that wait to be looked at.
 const ARRIVALS: usize = 4;
 
@@ -70,6 +73,8 @@ struct Run {
     memory: Option<JoinHandle<io::Result<()>>>,
     /// The guest shall stay paused.
     paused: bool,
+    /// What it hasn't heard yet.
+    typed: Vec<u8>,
     /// The source may have handed over, so it may come back and ask.
     was_loaded: bool,
     /// The source has said that it knows.
@@ -99,6 +104,7 @@ pub async fn drive(
         control: None,
         memory: None,
         paused: false,
+        typed: Vec::new(),
         was_loaded: false,
         done,
         why: None,
@@ -305,9 +311,19 @@ impl Run {
                 }
                 Err(err) => self.give_up(MigrationPhase::Failed, format!("the console's output: {err}")),
             },
-            Some(Message::HandedOver { paused, console_end }) => {
+            Some(Message::Typed { .. }) if self.state.is_final() => None,
+            Some(Message::Typed { bytes }) => match STANDARD.decode(bytes) {
+                Ok(bytes) if self.typed.len() + bytes.len() <= MOST_TYPED => {
+                    self.typed.extend(bytes);
+                    None
+                }
+                Ok(_) => self.give_up(MigrationPhase::Failed, "more was typed than can be"),
+                Err(err) => self.give_up(MigrationPhase::Failed, format!("what was typed: {err}")),
+            },
+            Some(Message::HandedOver { paused, console_end, sessions }) => {
                 self.paused = paused;
-                self.guest.console().adopted(console_end);
+                let typed = std::mem::take(&mut self.typed);
+                self.guest.console().adopted(console_end, Unheard { typed, sessions });
                 Some(TargetEvent::HandedOver)
             }
             Some(Message::Kept { reason }) => {

@@ -7,6 +7,7 @@ mod disks;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use kubevirt_types::vmi::Protocol;
@@ -25,12 +26,14 @@ pub struct Surroundings<'a> {
     pub accel: Accel,
     /// Images of the guest's container disks, by volume.
     pub images: BTreeMap<String, Inherited>,
+    /// QEMU's end of the serial line, if there is one: its number among open files.
+    pub serial: Option<RawFd>,
     /// Domains in which the guest is to look for names.
     pub search: Vec<String>,
 }
 
-/// All arguments of QEMU. It starts with the guest stopped, connected to our serial and
-/// QMP sockets, so that nothing the guest does can be missed.
+/// All arguments of QEMU. It starts with the guest stopped, connected to our serial
+/// line and QMP socket, so that nothing the guest does can be missed.
 ///
 /// With `incoming` it waits for a guest from elsewhere: to be the same machine, it must have
 /// the same arguments otherwise.
@@ -41,7 +44,7 @@ pub fn command_line(guest: &GuestSpec, around: &Surroundings<'_>, incoming: bool
     processor(&mut line, guest, around.accel);
     line.add("-m", format!("size={}M", guest.memory_mib));
     boot(&mut line, guest, paths);
-    control(&mut line, guest, paths);
+    control(&mut line, around);
     screen(&mut line, guest, paths);
     if guest.rng {
         line.add("-object", "rng-builtin,id=rng0");
@@ -97,11 +100,11 @@ fn boot(line: &mut Line, guest: &GuestSpec, paths: &Paths) {
     }
 }
 
-fn control(line: &mut Line, guest: &GuestSpec, paths: &Paths) {
-    line.option("-chardev", "socket,id=qmp,path=", paths.qmp().as_os_str());
+fn control(line: &mut Line, around: &Surroundings<'_>) {
+    line.option("-chardev", "socket,id=qmp,path=", around.paths.qmp().as_os_str());
     line.add("-mon", "chardev=qmp,mode=control");
-    if guest.console {
-        line.option("-chardev", "socket,id=serial,path=", paths.serial().as_os_str());
+    if let Some(serial) = around.serial {
+        line.add("-chardev", format!("socket,id=serial,fd={serial}"));
         line.add("-device", "isa-serial,id=serial0,chardev=serial");
     }
     // Tells us of a panic, in guests with the driver.

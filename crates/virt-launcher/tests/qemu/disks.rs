@@ -180,7 +180,6 @@ async fn it_moves_with_disks_that_are_the_same_there() {
     to.until(|state| state.phase() == DomainPhase::Running).await;
     let seed = |launcher: &Launcher| std::fs::read(launcher.dir.join("disks/init.seed")).unwrap();
     assert!(seed(&at) == seed(&to), "the same seed");
-    reader.read_to_end(&at).await;
     let next = ticks(&reader.text).len() + 5;
     reader.read_until(&to, |text| ticks(text).len() > next).await;
     to.kill().await;

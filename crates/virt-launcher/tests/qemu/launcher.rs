@@ -207,7 +207,7 @@ impl Reader {
         let mut stream = UnixStream::connect(at.dir.join("sockets/console-sock")).await.unwrap();
         let resume_from = Some(self.text.len() as u64);
         let request = AttachRequest { session: "reader".into(), resume_from, ..AttachRequest::default() };
-        let offset = attach::attach(&mut stream, &request).await.unwrap();
+        let offset = attach::attach(&mut stream, &request).await.unwrap().offset;
         assert_eq!(offset, self.text.len() as u64, "nothing is lost or repeated");
         stream
     }
@@ -241,13 +241,6 @@ impl Reader {
         };
         tokio::time::timeout(PATIENCE, read).await.expect("the guest goes on");
         *ticks(&newcomer.text).last().unwrap()
-    }
-
-    pub async fn read_to_end(&mut self, at: &Launcher) {
-        let mut stream = self.attach(at).await;
-        let mut rest = String::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut rest)).await.unwrap().unwrap();
-        self.text.push_str(&rest);
     }
 }
 

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use kubevirt_runtime::serve::{Server, StreamTracker};
 use kubevirt_runtime::shutdown::Shutdown;
 use kubevirt_runtime::tls::{ClientAuth, Peers, ServerTls};
-use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::relay::relay;
 use kubevirt_stream::websocket::Upgrade;
 use kubevirt_types::labels::{CN_HANDLER_CLIENT, CN_HANDLER_SERVER};
@@ -77,12 +77,14 @@ async fn console(
     assert!(!asked.session.is_empty());
     let upgrade = Upgrade::from_request(&mut request).unwrap();
     let mut response: Response = upgrade.response();
-    let position = guest.position(asked.resume_from);
-    response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(position));
+    let attached = guest.attach(&asked.session, asked.resume_from).await;
+    response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(attached.offset));
+    response.headers_mut().insert(RECEIVED_HEADER, HeaderValue::from(attached.received));
     let stop = streams.stop().clone();
     streams.spawn(async move {
         let websocket = upgrade.websocket().await.unwrap();
-        relay(websocket, guest.attach(position), &stop).await;
+        let launcher = tokio::net::UnixStream::from_std(attached.stream).unwrap();
+        relay(websocket, launcher, &stop).await;
     });
     response
 }

@@ -61,7 +61,7 @@ fn lines_with(
     accel: Accel,
 ) -> String {
     let search = search.iter().map(|domain| (*domain).to_owned()).collect();
-    let around = Surroundings { paths: &paths(), accel, images, search };
+    let around = Surroundings { paths: &paths(), accel, images, serial: guest.console.then_some(9), search };
     let line: Vec<String> =
         command_line(guest, &around, false).into_iter().map(|arg| arg.into_string().unwrap()).collect();
     line.join("\n").replace("\n-", "\n\n-")
@@ -135,8 +135,13 @@ fn a_guest_with_images_a_seed_and_ports() {
 #[test]
 fn a_guest_from_elsewhere_finds_the_same_machine() {
     let paths = paths();
-    let around =
-        Surroundings { paths: &paths, accel: Accel::Tcg, images: BTreeMap::new(), search: Vec::new() };
+    let around = Surroundings {
+        paths: &paths,
+        accel: Accel::Tcg,
+        images: BTreeMap::new(),
+        serial: Some(9),
+        search: Vec::new(),
+    };
     let fresh = command_line(&tick(), &around, false);
     let incoming = command_line(&tick(), &around, true);
     assert_eq!(incoming[..fresh.len()], fresh);
