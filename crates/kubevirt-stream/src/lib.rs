@@ -5,5 +5,6 @@
 
 pub mod attach;
 pub mod relay;
+pub mod rfb;
 pub mod ring;
 pub mod websocket;
