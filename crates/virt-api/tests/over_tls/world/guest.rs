@@ -6,16 +6,24 @@ use kubevirt_stream::ring::RingBuffer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
+use super::screen::Screen;
+
 #[derive(Clone)]
 pub struct Guest {
     said: Arc<Mutex<RingBuffer>>,
     typed: Arc<Mutex<Vec<u8>>>,
     changed: watch::Sender<bool>,
+    pub screen: Screen,
 }
 
 impl Guest {
     pub fn new() -> Self {
-        Self { said: Arc::default(), typed: Arc::default(), changed: watch::Sender::new(false) }
+        Self {
+            said: Arc::default(),
+            typed: Arc::default(),
+            changed: watch::Sender::new(false),
+            screen: Screen::new(),
+        }
     }
 
     pub fn say(&self, text: &str) {
