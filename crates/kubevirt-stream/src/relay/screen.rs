@@ -26,7 +26,7 @@ pub trait Servers {
     type Io: AsyncRead + AsyncWrite + Unpin + Send;
 
     /// What the viewer is told when its server ends so; none where another server is looked for.
-    fn verdict(&self, end: &LegEnd) -> Option<Close>;
+    fn verdict(&mut self, end: &LegEnd) -> Option<Close>;
 
     /// Looks for another server of the same screen, which nobody has seen for so long. An error is what the viewer is told.
     fn find(

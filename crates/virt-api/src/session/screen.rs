@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use kubevirt_stream::relay::{Close, LegEnd, ScreenEnd, Servers, carry_screen};
 use kubevirt_stream::rfb::Unfollowed;
-use kubevirt_stream::websocket::WebSocket;
+use kubevirt_stream::websocket::{Connection, WebSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::console::{farewell, is_of_the_server};
@@ -47,9 +45,9 @@ struct Handlers<'a> {
 }
 
 impl Servers for Handlers<'_> {
-    type Io = TokioIo<Upgraded>;
+    type Io = Connection;
 
-    fn verdict(&self, end: &LegEnd) -> Option<Close> {
+    fn verdict(&mut self, end: &LegEnd) -> Option<Close> {
         match end {
             // The guest's screen came to its end, or its launcher said no more.
             LegEnd::Closed(close) if !is_of_the_server(close.code) => Some(close.clone()),

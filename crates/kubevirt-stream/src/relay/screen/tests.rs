@@ -46,7 +46,7 @@ impl Next {
 impl Servers for Next {
     type Io = DuplexStream;
 
-    fn verdict(&self, end: &LegEnd) -> Option<Close> {
+    fn verdict(&mut self, end: &LegEnd) -> Option<Close> {
         match end {
             LegEnd::Closed(close) if close.code == 1000 => Some(close.clone()),
             LegEnd::Closed(_) | LegEnd::Lost(_) => None,
