@@ -130,12 +130,12 @@ impl Session {
 fn a_real_server_is_lost_and_the_viewer_sees_the_same() {
     let qemu = Qemu::start();
     let mut reference = Session::open(&qemu, &[0]);
-    // Until the BIOS has said all.
-    let mut quiet = 0;
-    while quiet < 600 {
-        quiet = if reference.turn(READ) { 0 } else { quiet + 1 };
+    let started = Instant::now();
+    while reference.viewer.colours() < 2 {
+        assert!(started.elapsed() < LIMIT, "the BIOS shows nothing");
+        reference.turn(READ);
     }
-    assert!(reference.viewer.colours() > 1, "there is something to see");
+    // The screen is never at rest: its cursor blinks, and the BIOS goes on.
     // Raw, Hextile, Tight at its fastest and smallest, TightPNG isn't decoded here; ZRLE is taken out of the list.
     for encodings in [&[0][..], &[5], &[7, -247], &[7, -256], &[16, 7]] {
         let mut session = Session::open(&qemu, encodings);

@@ -156,7 +156,7 @@ impl Qemu {
             } else {
                 let packed = self.pack(y % 4, &row.concat());
                 update.extend(7i32.to_be_bytes());
-                update.push((y % 4 << 4) as u8);
+                update.push(((y % 4) << 4) as u8);
                 assert!(packed.len() < 1 << 14);
                 update.push(packed.len() as u8 | 0x80);
                 update.push((packed.len() >> 7) as u8);
