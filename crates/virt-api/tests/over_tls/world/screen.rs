@@ -103,9 +103,22 @@ impl Session {
             self.hear(hears).await?;
         }
         let mut colour = screen.colour.subscribe();
-        let mut shown = None;
+        let (mut shown, mut asked) = (None, false);
         loop {
-            match self.hear(1).await?[0] {
+            let now = *colour.borrow_and_update();
+            if asked && shown != Some(now) {
+                (shown, asked) = (Some(now), false);
+                self.say(&screen.update()).await?;
+            }
+            // Keys are heard while nothing changes.
+            let kind = tokio::select! {
+                kind = self.hear(1) => kind?[0],
+                changed = colour.changed() => {
+                    changed.ok()?;
+                    continue;
+                }
+            };
+            match kind {
                 0 => drop(self.hear(19).await?),
                 2 => {
                     let count = self.hear(3).await?[2];
@@ -115,11 +128,7 @@ impl Session {
                     if self.hear(9).await?[0] == 0 {
                         shown = None;
                     }
-                    while shown == Some(*colour.borrow_and_update()) {
-                        colour.changed().await.ok()?;
-                    }
-                    shown = Some(*colour.borrow());
-                    self.say(&screen.update()).await?;
+                    asked = true;
                 }
                 4 => {
                     let key = self.hear(7).await?;
