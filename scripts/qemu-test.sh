@@ -1,5 +1,6 @@
 #!/bin/bash
-# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it, gives it disks, looks at its screen.
+# qemu-test.sh: virt-launcher with its image's QEMU and the tick guest: migrates it, reboots it, gives it disks, looks at its
+# screen. First that QEMU's screen, cut under a viewer.
 # Needs the launcher's root and the tick guest, which `make images` builds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -26,5 +27,6 @@ exec $work/root/usr/lib64/ld-linux-x86-64.so.2 \\
 EOF
 chmod +x "$work/qemu" "$work/qemu-img"
 cd "$REPO"
+KUBEVIRT_TEST_QEMU=$work/qemu cargo test -q -p kubevirt-stream --test qemu -- --ignored --nocapture
 KUBEVIRT_TEST_QEMU=$work/qemu KUBEVIRT_TEST_QEMU_IMG=$work/qemu-img KUBEVIRT_TEST_GUEST=$guest \
   cargo test -q -p virt-launcher --test qemu -- --ignored --test-threads 1 --nocapture "$@"

@@ -6,5 +6,6 @@
 pub mod attach;
 pub mod relay;
 pub mod resend;
+pub mod rfb;
 pub mod ring;
 pub mod websocket;

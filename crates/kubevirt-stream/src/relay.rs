@@ -4,7 +4,9 @@
 //! Data is binary frames; text frames mean nothing here and are dropped.
 
 mod bytes;
+mod leg;
 mod resending;
+mod screen;
 #[cfg(test)]
 mod tests;
 mod websockets;
@@ -21,7 +23,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 pub use bytes::{HALF_CLOSE_HEADER, RelayEnd, relay, relay_half_closed, relay_half_closing, relay_with};
 pub use resending::{Typing, hold, pump_resending};
-pub use websockets::{Leg, LegEnd, WebsocketsEnd, pump, relay_websockets};
+pub use screen::{ScreenEnd, Servers, carry_screen, viewer};
+pub use websockets::{Leg, LegEnd, WebsocketsEnd, pump};
 
 /// Load balancers cut what is idle for a minute, some after twenty seconds.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);

@@ -17,8 +17,10 @@ pub use server::{NotAWebsocket, Upgrade};
 /// The subprotocol of consoles, screens and forwarded ports: bytes in binary frames, nothing else.
 pub const PLAIN: &str = "plain.kubevirt.io";
 
-/// A websocket over an upgraded HTTP connection.
-pub type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
+/// An upgraded HTTP connection.
+pub type Connection = TokioIo<Upgraded>;
+/// A websocket over it.
+pub type WebSocket = WebSocketStream<Connection>;
 
 /// Peers write what they read at once, at most some ten KiB; more than a MiB in one message is no console.
 const MESSAGE_LIMIT: usize = 1024 * 1024;

@@ -114,9 +114,15 @@ impl HandlerError {
         match self {
             Self::Refused { status, .. } => {
                 matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+                    && !self.is_taken()
             }
             Self::None { .. } | Self::Connect { .. } | Self::Cut { .. } => false,
         }
+    }
+
+    /// Whether somebody else has the stream, and keeps it: launchers of every release say it in these words.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.ends_with("connection. Request denied."))
     }
 }
 

@@ -8,7 +8,8 @@ use kubevirt_types::gate;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_counter_vec, register_int_gauge_vec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_counter, register_int_counter_vec,
+    register_int_gauge_vec,
 };
 
 use crate::instance::Stream;
@@ -27,6 +28,13 @@ static RESUMES: LazyLock<IntCounterVec> = LazyLock::new(|| {
         "kubevirt_virt_api_stream_resumes_total",
         "Streams that lost their virt-handler behind a client's open connection, by what became of them.",
         &["stream", "outcome"]
+    )
+    .expect("the metric's name is valid and registered once")
+});
+static UNFOLLOWED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "kubevirt_virt_api_screens_unfollowed_total",
+        "Screens whose protocol virt-api could not follow: they were carried on, but end with their virt-handler."
     )
     .expect("the metric's name is valid and registered once")
 });
@@ -79,6 +87,11 @@ pub fn count_resume(stream: Stream, outcome: Resume) {
         Resume::Ended => "ended",
     };
     RESUMES.with_label_values(&[stream.name(), outcome]).inc();
+}
+
+/// Counts a screen that can't be followed any more.
+pub fn count_unfollowed() {
+    UNFOLLOWED.inc();
 }
 
 /// A client's open stream; counted as long as it lives.

@@ -102,7 +102,7 @@ async fn resume(cluster: &Cluster, name: &str, path: &str) -> Option<Opened> {
 }
 
 /// Whether asking again can't help: the instance doesn't run or isn't there any more, or we may not.
-fn is_final(error: &OpenError) -> bool {
+pub(crate) fn is_final(error: &OpenError) -> bool {
     match error {
         OpenError::Refused { status, .. } => {
             status.is_client_error() && *status != StatusCode::TOO_MANY_REQUESTS
@@ -113,7 +113,7 @@ fn is_final(error: &OpenError) -> bool {
 }
 
 /// Random, and safe in a URL.
-fn session_id() -> String {
+pub(crate) fn session_id() -> String {
     generate_key().replace('+', "-").replace('/', "_").replace('=', "")
 }
 

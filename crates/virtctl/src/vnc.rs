@@ -1,12 +1,18 @@
 //! `vnc`: the screen of an instance, for a viewer on this machine, or a picture of it.
+//!
+//! A connection that is cut on its way is opened again behind the viewer, which sees a full picture; the user sees a line about it.
 
 mod screenshot;
+mod servers;
+#[cfg(test)]
+mod tests;
 mod viewer;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kubevirt_stream::relay::{RelayEnd, relay};
+use kubevirt_stream::relay::{LegEnd, ScreenEnd, carry_screen, viewer as viewer_of};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -14,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ScreenOptions, VncCommand, VncOptions};
 use crate::cluster::Cluster;
-use crate::stream::{OpenError, open};
+use crate::stream::{OpenError, Opened};
 use crate::terminal::say;
+use servers::{Session, cause};
 
 /// A viewer that hasn't connected by then never will.
 const VIEWER_LIMIT: Duration = Duration::from_secs(60);
@@ -61,8 +68,9 @@ async fn open_screen(cluster: &Cluster, options: &ScreenOptions) -> Result<(), V
         true => None,
         false => Some(viewer::find(options.vnc_type, options.vnc_path.as_deref(), viewer::in_path)?),
     };
-    let path = format!("vnc?preserveSession={}", options.preserve_session);
-    let opened = open(cluster, &options.name, &path)
+    let session = Session::new(cluster, &options.name);
+    let opened = session
+        .open(options.preserve_session)
         .await
         .map_err(|source| VncError::Open { name: options.name.clone(), source })?;
     let listen = async {
@@ -84,7 +92,16 @@ async fn open_screen(cluster: &Cluster, options: &ScreenOptions) -> Result<(), V
     };
     // One viewer, one session: who comes second finds the door closed.
     drop(listener);
-    outcome(relay(opened.websocket, client, &CancellationToken::new()).await)
+    view(session, opened, client).await
+}
+
+/// Serves a viewer until it goes, or its screen does.
+async fn view<T>(mut session: Session<'_>, opened: Opened, client: T) -> Result<(), VncError>
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let stop = CancellationToken::new();
+    outcome(carry_screen(viewer_of(client), opened.websocket, &mut session, &stop).await)
 }
 
 async fn accept(listener: &TcpListener) -> Result<TcpStream, VncError> {
@@ -106,30 +123,10 @@ async fn accept_viewer(
     }
 }
 
-fn outcome(end: RelayEnd) -> Result<(), VncError> {
+fn outcome(end: ScreenEnd) -> Result<(), VncError> {
     match end {
-        RelayEnd::StreamEnded | RelayEnd::Stopped => Ok(()),
-        RelayEnd::PeerClosed(close) if close.code == NORMAL => Ok(()),
-        RelayEnd::PeerClosed(close) => {
-            Err(VncError::Cut(format!("websocket: close {} {}", close.code, close.reason).trim().to_owned()))
-        }
-        RelayEnd::PeerLost(error) => {
-            Err(VncError::Cut(format!("websocket: close 1006 (abnormal closure): {error}")))
-        }
-        RelayEnd::StreamFailed(error) => Err(VncError::Cut(error.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kubevirt_stream::relay::Close;
-
-    #[test]
-    fn ends_are_good_or_have_a_cause() {
-        assert!(outcome(RelayEnd::StreamEnded).is_ok());
-        assert!(outcome(RelayEnd::PeerClosed(Close::normal())).is_ok());
-        let error = outcome(RelayEnd::PeerClosed(Close::internal_error("gone"))).unwrap_err();
-        assert_eq!(error.to_string(), "error encountered: websocket: close 1011 gone");
+        ScreenEnd::Viewer(_) | ScreenEnd::Stopped => Ok(()),
+        ScreenEnd::Told(close) if close.code == NORMAL => Ok(()),
+        ScreenEnd::Told(close) => Err(VncError::Cut(cause(&LegEnd::Closed(close)))),
     }
 }

@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, pump, pump_resending, relay, relay_half_closed,
-    relay_half_closing, relay_websockets,
+    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, pump, pump_resending, relay, relay_half_closed,
+    relay_half_closing,
 };
 use crate::resend::{payload, position};
 use crate::websocket::config;
@@ -183,10 +183,16 @@ async fn a_stop_is_said_with_1001() {
 
 #[tokio::test(start_paused = true)]
 async fn two_websockets_carry_data_once_and_close_codes_through() {
-    let (mut person, client) = sockets(2 * 1024).await;
-    let (server, mut machine) = sockets(2 * 1024).await;
+    let (mut person, mut client) = sockets(2 * 1024).await;
+    let (mut server, mut machine) = sockets(2 * 1024).await;
     let stop = CancellationToken::new();
-    let relaying = tokio::spawn(async move { relay_websockets(client, server, &stop).await });
+    let relaying = tokio::spawn(async move {
+        let end = pump(&mut client, &mut server, &mut 0, &stop).await;
+        if let WebsocketsEnd::Leg(Leg::Server, LegEnd::Closed(close)) = &end {
+            tokio::join!(goodbye(&mut client, close.clone()), goodbye(&mut server, close.clone()));
+        }
+        end
+    });
     let sent = pattern(512 * 1024);
     let said = sent.clone();
     let machine = tokio::spawn(async move {
@@ -212,10 +218,10 @@ async fn two_websockets_carry_data_once_and_close_codes_through() {
 
 #[tokio::test(start_paused = true)]
 async fn each_leg_is_pinged_and_its_pings_end_with_it() {
-    let (mut person, client) = sockets(1024).await;
-    let (server, mut machine) = sockets(1024).await;
+    let (mut person, mut client) = sockets(1024).await;
+    let (mut server, mut machine) = sockets(1024).await;
     let stop = CancellationToken::new();
-    tokio::spawn(async move { relay_websockets(client, server, &stop).await });
+    tokio::spawn(async move { pump(&mut client, &mut server, &mut 0, &stop).await });
     person.send(Message::Ping(b"mine".as_slice().into())).await.unwrap();
     assert_eq!(person.next().await.unwrap().unwrap(), Message::Pong(b"mine".as_slice().into()));
     let (one, two) = tokio::join!(person.next(), machine.next());

@@ -9,7 +9,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
-use super::{CLOSE_LIMIT, Close, await_close, ping, pings, send_close};
+use super::{CLOSE_LIMIT, Close, ping, pings};
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,44 +72,6 @@ where
         },
         () = stop.cancelled() => WebsocketsEnd::Stopped,
     }
-}
-
-/// Carries data between two websockets until one ends, and ends the other with the same code.
-pub async fn relay_websockets<C, S>(
-    mut client: WebSocketStream<C>,
-    mut server: WebSocketStream<S>,
-    stop: &CancellationToken,
-) -> WebsocketsEnd
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let end = pump(&mut client, &mut server, &mut 0, stop).await;
-    match &end {
-        WebsocketsEnd::Leg(Leg::Client, leg) => {
-            tokio::join!(hang_up(&mut server, leg), await_close(&mut client))
-        }
-        WebsocketsEnd::Leg(Leg::Server, leg) => {
-            tokio::join!(hang_up(&mut client, leg), await_close(&mut server))
-        }
-        WebsocketsEnd::Stopped => tokio::join!(
-            send_close(&mut client, Close::going_away()),
-            send_close(&mut server, Close::going_away())
-        ),
-    };
-    end
-}
-
-async fn hang_up<S>(websocket: &mut WebSocketStream<S>, other: &LegEnd)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let close = match other {
-        LegEnd::Closed(close) => close.clone(),
-        LegEnd::Lost(error) => Close::internal_error(error.to_string()),
-    };
-    send_close(websocket, close).await;
-    await_close(websocket).await;
 }
 
 enum OneWay {

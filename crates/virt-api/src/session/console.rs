@@ -98,16 +98,18 @@ fn after(end: &WebsocketsEnd, position: Option<u64>) -> After {
 
 /// Whether a close code speaks of the server that sends it, not of what it carried: 1001 going
 /// away, 1006 nothing said, 1011 internal error, 1012 restart, 1013 try again, 1014 bad gateway.
-fn is_of_the_server(code: u16) -> bool {
+pub(super) fn is_of_the_server(code: u16) -> bool {
     matches!(code, 1001 | 1006 | 1011..=1014)
 }
 
 /// What the client of a stream that can't be resumed is told.
-fn farewell(error: &OpenError) -> Close {
+pub(super) fn farewell(error: &OpenError) -> Close {
     match error {
         OpenError::Ended => Close::normal(),
         // It was running when the stream was opened.
         OpenError::Refused(refusal) if refusal.code.is_client_error() => Close::normal(),
+        // A newer session has it.
+        OpenError::Handler(error) if error.is_taken() => Close::normal(),
         OpenError::Refused(_) | OpenError::Handler(_) => Close::internal_error(error.to_string()),
     }
 }
@@ -150,6 +152,13 @@ mod tests {
         assert_eq!(farewell(&Refusal::bad_request("VMI is not running").into()).code, 1000);
         let none = HandlerError::None { node: "n".into() };
         assert_eq!(farewell(&none.into()).code, 1011);
+        let taken = HandlerError::Refused {
+            handler: "h".into(),
+            status: http::StatusCode::SERVICE_UNAVAILABLE,
+            message: "Active VNC connection. Request denied.".into(),
+        };
+        assert!(!taken.is_unready());
+        assert_eq!(farewell(&taken.into()).code, 1000);
         assert_eq!(farewell(&Refusal::internal("x").into()).code, 1011);
     }
 }

@@ -1,15 +1,14 @@
 //! A client's stream through virt-api: carried to its end, whatever becomes of the virt-handler behind it.
 //!
 //! A console whose virt-handler is lost goes on through the next one, from the byte behind the last that the
-//! client was sent: the launcher keeps them. A screen can't be cut in the middle of a message, so it
-//! ends with a code that tells the client to come again.
+//! client was sent: the launcher keeps them. A screen goes on with a full picture.
 
 mod console;
+mod screen;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubevirt_stream::relay::relay_websockets;
 use kubevirt_stream::websocket::WebSocket;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -113,10 +112,7 @@ pub async fn carry(
     tracing::info!(namespace, name, stream, handler = found.opened.handler, "stream begins");
     match request.stream {
         Stream::Console => console::carry(&app, request.clone(), client, found, &stop).await,
-        Stream::Vnc => {
-            let end = relay_websockets(client, found.opened.websocket, &stop).await;
-            tracing::debug!(namespace, name, stream, ?end, "relay ended");
-        }
+        Stream::Vnc => screen::carry(&app, request.clone(), client, found, &stop).await,
     }
     tracing::info!(namespace, name, stream, "stream ends");
 }

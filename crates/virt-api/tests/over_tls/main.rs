@@ -5,4 +5,5 @@
 mod console;
 mod screen;
 mod tunnel;
+mod viewer;
 mod world;

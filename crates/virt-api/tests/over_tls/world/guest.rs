@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::screen::Screen;
+
 #[derive(Clone)]
 pub struct Guest {
     said: Arc<Mutex<RingBuffer>>,
@@ -23,6 +25,7 @@ pub struct Guest {
     deaf: watch::Sender<bool>,
     /// A launcher's process: no virt-handler's end is its own.
     runtime: Handle,
+    pub screen: Screen,
 }
 
 /// Tells it to leave, and ends when it has.
@@ -43,6 +46,7 @@ impl Guest {
             received: Arc::default(),
             former: Arc::default(),
             changed: watch::Sender::new(false),
+            screen: Screen::new(),
             deaf: watch::Sender::new(false),
             runtime: Handle::current(),
         }

@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use super::certificates::Authority;
 use super::guest::Guest;
+use super::screen::vnc;
 
 pub struct Handler {
     runtime: tokio::runtime::Runtime,
@@ -45,6 +46,7 @@ impl Handler {
         let at = |what: &str| format!("/v1/namespaces/ns/virtualmachineinstances/a/{what}");
         let router = Router::new()
             .route(&at("console"), get(console))
+            .route(&at("vnc"), get(vnc))
             .route(&at("vnc/screenshot"), get(screenshot))
             .with_state(guest);
         runtime.spawn(async move { bound.serve(router, &Shutdown::new()).await });

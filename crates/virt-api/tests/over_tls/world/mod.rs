@@ -5,6 +5,7 @@ pub mod api_server;
 pub mod certificates;
 pub mod guest;
 pub mod handler;
+pub mod screen;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,0 +1,94 @@
+//! A viewer's screen through virt-api: its virt-handlers come and go behind it, and so do, where the instance moves, its launchers.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use kubevirt_stream::relay::{Close, LegEnd, ScreenEnd, Servers, carry_screen};
+use kubevirt_stream::rfb::Unfollowed;
+use kubevirt_stream::websocket::{Connection, WebSocket};
+use tokio_util::sync::CancellationToken;
+
+use super::console::{farewell, is_of_the_server};
+use super::{Found, RESUME_LIMIT, find};
+use crate::app::App;
+use crate::handler::StreamRequest;
+use crate::metrics::{self, Resume};
+
+/// Carries a viewer's screen to its end.
+pub(super) async fn carry(
+    app: &App,
+    request: StreamRequest,
+    client: WebSocket,
+    found: Found,
+    stop: &CancellationToken,
+) {
+    let Found { opened, uid } = found;
+    // Who comes back never takes the place of somebody newer.
+    let again = StreamRequest { preserve_session: true, ..request };
+    let mut handlers = Handlers { app, again, uid, handler: opened.handler, followed: true };
+    let end = carry_screen(client.split(), opened.websocket, &mut handlers, stop).await;
+    if !handlers.followed && matches!(&end, ScreenEnd::Told(close) if *close == Close::going_away()) {
+        metrics::count_resume(handlers.again.stream, Resume::Ended);
+    }
+    let StreamRequest { namespace, name, .. } = &handlers.again;
+    tracing::debug!(namespace, name, ?end, "screen ended");
+}
+
+/// The virt-handlers through which a screen is to be had.
+struct Handlers<'a> {
+    app: &'a App,
+    again: StreamRequest,
+    uid: String,
+    /// The one that has it.
+    handler: String,
+    followed: bool,
+}
+
+impl Servers for Handlers<'_> {
+    type Io = Connection;
+
+    fn verdict(&mut self, end: &LegEnd) -> Option<Close> {
+        match end {
+            // The guest's screen came to its end, or its launcher said no more.
+            LegEnd::Closed(close) if !is_of_the_server(close.code) => Some(close.clone()),
+            LegEnd::Closed(_) | LegEnd::Lost(_) => {
+                let StreamRequest { namespace, name, .. } = &self.again;
+                tracing::info!(
+                    namespace,
+                    name,
+                    handler = self.handler,
+                    ?end,
+                    "virt-handler lost under a screen"
+                );
+                None
+            }
+        }
+    }
+
+    async fn find(&mut self, lost_for: Duration) -> Result<WebSocket, Close> {
+        let limit = RESUME_LIMIT.saturating_sub(lost_for);
+        match find(self.app, &self.again, Some(&self.uid), limit).await {
+            Ok(found) => {
+                self.handler = found.opened.handler;
+                Ok(found.opened.websocket)
+            }
+            Err(error) => {
+                metrics::count_resume(self.again.stream, Resume::Ended);
+                tracing::info!(%error, "screen not resumed");
+                Err(farewell(&error))
+            }
+        }
+    }
+
+    fn resumed(&mut self) {
+        metrics::count_resume(self.again.stream, Resume::Seamless);
+        tracing::info!(handler = self.handler, "screen resumed");
+    }
+
+    fn unfollowed(&mut self, why: &Unfollowed) {
+        self.followed = false;
+        metrics::count_unfollowed();
+        let StreamRequest { namespace, name, .. } = &self.again;
+        tracing::warn!(namespace, name, %why, "screen can't be followed: it will end with its virt-handler");
+    }
+}

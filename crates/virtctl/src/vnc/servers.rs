@@ -1,0 +1,88 @@
+//! The virt-apis through which a screen is to be had: one after the other, each with a full picture.
+
+use std::time::Duration;
+
+use kubevirt_stream::relay::{Close, LegEnd, Servers};
+use kubevirt_stream::rfb::Unfollowed;
+use kubevirt_stream::websocket::{Connection, WebSocket};
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::{Cluster, chain};
+use crate::console::{is_final, session_id};
+use crate::stream::{OpenError, Opened, open};
+
+/// A screen that can't be had again for so long is given up.
+const RESUME_LIMIT: Duration = Duration::from_secs(60);
+/// A server that is away is asked again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+/// A close frame that says that all is well.
+const NORMAL: u16 = 1000;
+/// How a launcher ends its refusal of a screen that somebody else has.
+const TAKEN: &str = "connection. Request denied.";
+
+/// One viewer's session.
+pub(super) struct Session<'a> {
+    cluster: &'a Cluster,
+    name: &'a str,
+    id: String,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(cluster: &'a Cluster, name: &'a str) -> Self {
+        Self { cluster, name, id: session_id() }
+    }
+
+    /// Opens the screen. `preserve` where somebody else's session must not end for it.
+    pub(super) async fn open(&self, preserve: bool) -> Result<Opened, OpenError> {
+        let path = format!("vnc?session={}&preserveSession={preserve}", self.id);
+        open(self.cluster, self.name, &path).await
+    }
+}
+
+/// How an end is reported, in gorilla's words, which scripts know.
+pub(super) fn cause(end: &LegEnd) -> String {
+    match end {
+        LegEnd::Closed(close) => {
+            format!("websocket: close {} {}", close.code, close.reason).trim().to_owned()
+        }
+        LegEnd::Lost(error) => format!("websocket: close 1006 (abnormal closure): {error}"),
+    }
+}
+
+impl Servers for Session<'_> {
+    type Io = Connection;
+
+    fn verdict(&mut self, end: &LegEnd) -> Option<Close> {
+        match end {
+            LegEnd::Closed(close) if close.code == NORMAL => Some(close.clone()),
+            LegEnd::Closed(_) | LegEnd::Lost(_) => {
+                eprintln!("The connection to the screen was cut ({}), resuming...", cause(end));
+                None
+            }
+        }
+    }
+
+    async fn find(&mut self, lost_for: Duration) -> Result<WebSocket, Close> {
+        let deadline = Instant::now() + RESUME_LIMIT.saturating_sub(lost_for);
+        loop {
+            // Who comes back never takes the place of somebody newer.
+            match self.open(true).await {
+                Ok(opened) => return Ok(opened.websocket),
+                Err(error) if is_final(&error) || is_taken(&error) || Instant::now() >= deadline => {
+                    return Err(Close::internal_error(chain(&error)));
+                }
+                Err(_) => sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// The viewer shows it.
+    fn resumed(&mut self) {}
+
+    /// It ends with its connection, and that is when it is said.
+    fn unfollowed(&mut self, _why: &Unfollowed) {}
+}
+
+fn is_taken(error: &OpenError) -> bool {
+    matches!(error, OpenError::Refused { message, .. } if message.ends_with(TAKEN))
+}
