@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use config::InstallConfig;
 pub use crds::crd;
-pub use operator::{ACCOUNT_OPERATOR, kubevirt_object, operator_objects};
+pub use operator::{ACCOUNT_OPERATOR, PROBE, kubevirt_object, operator_objects};
 pub use set::{DecodeError, Manifest, ManifestSet, manifest_hash};
 
 /// Every object that virt-operator applies for a release. A customization that [`customize::check`] refuses is left
