@@ -131,10 +131,10 @@ impl Reporter {
             entry.report.resume(now);
             entry
         }));
-        let begun =
-            due.and_then(|(name, subject)| self.begin(name, &subject, kubevirt, plan, &mut before, now));
+        if let (None, Some((name, subject))) = (&self.open, &due) {
+            self.open = self.begin(subject, kubevirt, plan, before.remove(name), now);
+        }
         self.before = Some(before);
-        self.open = begun.or(self.open.take());
         self.close(kubevirt, plan, now).await?;
         self.keep(observed, plan, now).await
     }
@@ -148,20 +148,17 @@ impl Reporter {
         Ok(unfinished.map(|entry| (entry.name.clone(), entry)).collect())
     }
 
-    /// Begins the report that is due, or goes on with it; none when that is done already.
+    /// Begins the report that is due, or goes on with the one that was left; none when that is done already.
     fn begin(
         &self,
-        name: String,
         subject: &Subject,
         owner: &KubeVirt,
         plan: &Plan,
-        before: &mut BTreeMap<String, Entry>,
+        left: Option<Entry>,
         now: Timestamp,
     ) -> Option<Open> {
-        if self.open.is_some() {
-            return None;
-        }
-        let entry = match before.remove(&name) {
+        let name = name_of(subject.started);
+        let entry = match left {
             Some(mut entry) => {
                 entry.report.resume(now);
                 entry
