@@ -46,6 +46,9 @@ fn probe(sent: i64, answered: i64, failed: Option<&str>) -> Probe {
 /// When a request was sent, when it was answered, and what was wrong.
 type Asked<'a> = (i64, i64, Option<&'a str>);
 
+/// Requests, failed ones, the longest gap, when it began, and the slowest answer; in milliseconds.
+type Numbers = (u64, u64, u64, i64, u64);
+
 fn asked(report: &mut UpdateReport, probes: &[Asked<'_>]) {
     for (sent, answered, failed) in probes {
         report.fold(&Observation::Probe(&probe(*sent, *answered, *failed)), ms(*answered));
@@ -60,7 +63,7 @@ fn webhook(report: &UpdateReport) -> &Availability {
 fn a_gap_is_from_one_good_answer_to_the_next() {
     let why = Some("no endpoints");
     // sent, answered, failed: requests, failed, longest gap, from when, slowest
-    let table: &[(&[Asked<'_>], (u64, u64, u64, i64, u64))] = &[
+    let table: &[(&[Asked<'_>], Numbers)] = &[
         (&[(0, 10, None), (500, 520, None), (1000, 1010, None)], (3, 0, 510, 10, 20)),
         (&[(0, 10, None), (500, 510, why), (1000, 1010, why), (1500, 1530, None)], (4, 2, 1520, 10, 30)),
         (&[(0, 900, why), (500, 1400, None)], (2, 1, 1400, 0, 900)),
