@@ -81,6 +81,35 @@ mod tests {
     }
 
     #[test]
+    fn the_grace_of_a_pod_with_streams_follows_the_drain_limit() {
+        let said = |drain_seconds: Option<u32>| {
+            let config = InstallConfig { drain_seconds, ..InstallConfig::of(Release::V0_18_0) };
+            let pods = workloads::workloads(&config).into_iter().filter_map(|workload| {
+                let pod = workload.pointer("/spec/template/spec")?.clone();
+                let args = pod["containers"][0]["args"].as_array()?.clone();
+                let limit =
+                    args.iter().position(|arg| arg == "--drain-seconds").map(|at| args[at + 1].clone());
+                Some((
+                    workload["metadata"]["name"].clone(),
+                    pod["terminationGracePeriodSeconds"].clone(),
+                    limit,
+                ))
+            });
+            serde_json::json!(pods.collect::<Vec<_>>())
+        };
+        let expected = |grace: i64, limit: Option<&str>| {
+            serde_json::json!([
+                ["virt-handler", grace, limit],
+                ["virt-controller", 30, null],
+                ["virt-api", grace, limit],
+            ])
+        };
+        assert_eq!(said(None), expected(3690, None));
+        assert_eq!(said(Some(0)), expected(90, Some("0")));
+        assert_eq!(said(Some(86_400)), expected(86_490, Some("86400")));
+    }
+
+    #[test]
     fn the_releases_differ_as_the_feature_table_says() {
         let [old, new] = Release::ALL.map(set);
         let crd = |plural: &str| {

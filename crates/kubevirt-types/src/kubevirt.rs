@@ -57,6 +57,11 @@ pub struct UpdateStrategy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 3600))]
     pub soak_seconds: Option<u32>,
+    /// For how many seconds a virt-api or virt-handler that has a successor goes on carrying consoles, screens and tunnels:
+    /// 3600 by default, 86400 at most. Those that are left then are told to come again. Changing it replaces the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86400))]
+    pub drain_seconds: Option<u32>,
 }
 
 /// What happens to an update that fails.
