@@ -24,6 +24,9 @@ pub struct InstallConfig {
     /// Changes to the control plane's own workloads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customize_components: Option<CustomizeComponents>,
+    /// For how long virt-api and virt-handler carry streams when they end, in seconds; none for their own default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u32>,
 }
 
 impl InstallConfig {
@@ -35,6 +38,7 @@ impl InstallConfig {
             namespace: kubevirt_types::labels::DEFAULT_NAMESPACE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             customize_components: None,
+            drain_seconds: None,
         }
     }
 
@@ -72,6 +76,7 @@ mod tests {
             InstallConfig { namespace: "other".into(), ..config.clone() },
             InstallConfig { image_pull_policy: "Always".into(), ..config.clone() },
             InstallConfig { customize_components: Some(CustomizeComponents::default()), ..config.clone() },
+            InstallConfig { drain_seconds: Some(0), ..config.clone() },
         ];
         assert!(others.iter().all(|other| other.id() != config.id()));
         let back: InstallConfig = serde_json::from_str(&config.to_json()).unwrap();

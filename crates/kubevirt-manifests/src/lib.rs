@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use config::InstallConfig;
 pub use crds::crd;
-pub use operator::{ACCOUNT_OPERATOR, kubevirt_object, operator_objects};
+pub use operator::{ACCOUNT_OPERATOR, PROBE, kubevirt_object, operator_objects};
 pub use set::{DecodeError, Manifest, ManifestSet, manifest_hash};
 
 /// Every object that virt-operator applies for a release. A customization that [`customize::check`] refuses is left
@@ -78,6 +78,35 @@ mod tests {
         assert_eq!(ManifestSet::decode(&stored).unwrap(), set);
         assert!(ManifestSet::decode("no").is_err());
         assert!(ManifestSet::decode(&stored[..stored.len() / 2 / 4 * 4]).is_err());
+    }
+
+    #[test]
+    fn the_grace_of_a_pod_with_streams_follows_the_drain_limit() {
+        let said = |drain_seconds: Option<u32>| {
+            let config = InstallConfig { drain_seconds, ..InstallConfig::of(Release::V0_18_0) };
+            let pods = workloads::workloads(&config).into_iter().filter_map(|workload| {
+                let pod = workload.pointer("/spec/template/spec")?.clone();
+                let args = pod["containers"][0]["args"].as_array()?.clone();
+                let limit =
+                    args.iter().position(|arg| arg == "--drain-seconds").map(|at| args[at + 1].clone());
+                Some((
+                    workload["metadata"]["name"].clone(),
+                    pod["terminationGracePeriodSeconds"].clone(),
+                    limit,
+                ))
+            });
+            serde_json::json!(pods.collect::<Vec<_>>())
+        };
+        let expected = |grace: i64, limit: Option<&str>| {
+            serde_json::json!([
+                ["virt-handler", grace, limit],
+                ["virt-controller", 30, null],
+                ["virt-api", grace, limit],
+            ])
+        };
+        assert_eq!(said(None), expected(3690, None));
+        assert_eq!(said(Some(0)), expected(90, Some("0")));
+        assert_eq!(said(Some(86_400)), expected(86_490, Some("86400")));
     }
 
     #[test]

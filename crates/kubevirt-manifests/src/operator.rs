@@ -13,6 +13,9 @@ use crate::workloads::{
 /// Account of virt-operator.
 pub const ACCOUNT_OPERATOR: &str = "kubevirt-operator";
 
+/// The instance that virt-operator asks about while it reports an update. It doesn't exist.
+pub const PROBE: &str = "kubevirt-update-probe";
+
 const RBAC: &str = "rbac.authorization.k8s.io";
 const WRITE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
@@ -149,6 +152,14 @@ fn access() -> Access {
             rule(&["policy"], &["poddisruptionbudgets"], WRITE),
             rule(&[""], &["pods"], &["get", "list", "watch"]),
             rule(&[""], &["serviceaccounts", "services", "configmaps", "secrets"], WRITE),
+            // what it asks all along an update, see docs/design/0013-update-report.md: dry runs, and what doesn't exist
+            rule(&[GROUP], &["virtualmachineinstances"], &["create"]),
+            named_rule(
+                &["subresources.kubevirt.io"],
+                &["virtualmachineinstances/vnc", "virtualmachineinstances/vnc/screenshot"],
+                &[PROBE],
+                &["get"],
+            ),
             rule(
                 &["coordination.k8s.io"],
                 &["leases"],

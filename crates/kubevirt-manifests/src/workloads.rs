@@ -20,8 +20,12 @@ pub const OPERATOR_WEBHOOK: &str = "kubevirt-operator-webhook";
 /// The priority class of the control plane.
 pub const PRIORITY_CLASS: &str = "kubevirt-cluster-critical";
 
-/// How long a terminating virt-api or virt-handler goes on carrying streams.
-const DRAIN_SECONDS: i64 = 3600;
+/// How long a terminating virt-api or virt-handler goes on carrying streams where the KubeVirt object doesn't say: their own
+/// default.
+const DRAIN_SECONDS: u32 = 3600;
+/// What they need besides, before the kubelet kills: 8 s until endpoints have forgotten them, at most 60 s for requests
+/// in flight, 5 s to tell clients to come again, and a slow machine.
+const DRAIN_MARGIN_SECONDS: i64 = 90;
 
 /// Every workload, Service and disruption budget of a release.
 pub fn workloads(config: &InstallConfig) -> Vec<Value> {
@@ -170,6 +174,17 @@ pub(crate) fn deployment(config: &InstallConfig, app: &str, mut template: Value)
     })
 }
 
+/// The grace of a pod that carries streams: the process ends them and itself before it is over.
+fn drain_grace(config: &InstallConfig) -> i64 {
+    i64::from(config.drain_seconds.unwrap_or(DRAIN_SECONDS)) + DRAIN_MARGIN_SECONDS
+}
+
+/// The arguments of a component that carries streams.
+fn drain_args(config: &InstallConfig, args: &[&str]) -> Vec<String> {
+    let limit = config.drain_seconds.map(|seconds| ["--drain-seconds".to_owned(), seconds.to_string()]);
+    args.iter().map(|arg| (*arg).to_owned()).chain(limit.into_iter().flatten()).collect()
+}
+
 fn secret_volume(name: &str, secret: &str) -> Value {
     json!({"name": name, "secret": {"secretName": secret}})
 }
@@ -196,7 +211,7 @@ fn virt_api(config: &InstallConfig) -> Value {
         Pod {
             app: VIRT_API,
             account: ACCOUNT_API,
-            args: vec!["--port".into(), "8443".into()],
+            args: drain_args(config, &["--port", "8443"]),
             ports: vec![("https", 8443)],
             env: vec![],
             volumes: vec![
@@ -210,7 +225,7 @@ fn virt_api(config: &InstallConfig) -> Value {
                 mount("kubevirt-ca", "/etc/kubevirt/ca", true),
             ],
             security: unprivileged(),
-            grace_seconds: DRAIN_SECONDS,
+            grace_seconds: drain_grace(config),
         },
     );
     deployment(config, VIRT_API, template)
@@ -247,7 +262,7 @@ fn virt_handler(config: &InstallConfig) -> Value {
         Pod {
             app: VIRT_HANDLER,
             account: ACCOUNT_HANDLER,
-            args: ["--port", "8443", "--console-server-port", "8186"].map(str::to_owned).to_vec(),
+            args: drain_args(config, &["--port", "8443", "--console-server-port", "8186"]),
             ports: vec![("https", 8443), ("console", labels::HANDLER_CONSOLE_PORT)],
             env: vec![],
             volumes: vec![
@@ -273,7 +288,7 @@ fn virt_handler(config: &InstallConfig) -> Value {
                 "runAsUser": 0,
                 "seccompProfile": {"type": "RuntimeDefault"},
             }),
-            grace_seconds: DRAIN_SECONDS,
+            grace_seconds: drain_grace(config),
         },
     );
     json!({

@@ -28,7 +28,7 @@ pub fn drop_what_nobody_reads(row: &KindRow, object: &mut DynamicObject) {
         NODE => [("spec", &["taints", "unschedulable"]), ("status", &["conditions"])],
         POD => [
             ("spec", &["nodeName", "affinity"]),
-            ("status", &["phase", "conditions", "containerStatuses", "initContainerStatuses"]),
+            ("status", &["phase", "conditions", "podIP", "containerStatuses", "initContainerStatuses"]),
         ],
         _ => return,
     };

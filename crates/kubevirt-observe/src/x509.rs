@@ -57,6 +57,11 @@ pub fn bundle_facts(bundle: &str) -> Vec<Facts> {
     all
 }
 
+/// The DER form of every certificate of a bundle, for those who trust them.
+pub fn bundle_der(bundle: &str) -> Vec<Vec<u8>> {
+    Pem::iter_from_buffer(bundle.as_bytes()).filter_map(Result::ok).map(|block| block.contents).collect()
+}
+
 /// Whether a private key is that of a certificate.
 pub fn key_matches(facts: &Facts, key: &str) -> bool {
     KeyPair::from_pem(key).is_ok_and(|key| key.public_key_raw() == facts.public_key)

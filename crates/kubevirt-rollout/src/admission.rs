@@ -21,6 +21,8 @@ const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 
 /// The longest soak. A Deployment that waits for it must not look as if it didn't progress.
 const MAX_SOAK_SECONDS: u32 = 3600;
+/// The longest drain: a pod that ends for longer is in the way of whoever drains its node.
+const MAX_DRAIN_SECONDS: u32 = 86_400;
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +170,14 @@ fn validate_spec(kubevirt: &KubeVirt, operator: &Operator) -> Vec<FieldError> {
             format!("expected at most {MAX_SOAK_SECONDS} seconds"),
         ));
     }
+    let drain = spec.update_strategy.as_ref().and_then(|strategy| strategy.drain_seconds);
+    if let Some(drain) = drain.filter(|drain| *drain > MAX_DRAIN_SECONDS) {
+        errors.push(invalid(
+            "spec.updateStrategy.drainSeconds",
+            &drain.to_string(),
+            format!("expected at most {MAX_DRAIN_SECONDS} seconds"),
+        ));
+    }
     if let Some(registry) = &spec.image_registry
         && (registry.chars().any(char::is_whitespace) || registry.ends_with('/'))
     {
@@ -286,6 +296,12 @@ mod tests {
             (
                 json!({"updateStrategy": {"soakSeconds": 3601}}),
                 vec!["spec.updateStrategy.soakSeconds: Invalid value: \"3601\": expected at most 3600 seconds".into()],
+            ),
+            (json!({"updateStrategy": {"drainSeconds": 0}}), vec![]),
+            (json!({"updateStrategy": {"drainSeconds": 86400}}), vec![]),
+            (
+                json!({"updateStrategy": {"drainSeconds": 86401}}),
+                vec!["spec.updateStrategy.drainSeconds: Invalid value: \"86401\": expected at most 86400 seconds".into()],
             ),
             (
                 json!({"imageTag": "v0.17.0", "customizeComponents": {"flags": {"api": {"v": "4"}}}}), vec![]

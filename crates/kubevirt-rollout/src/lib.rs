@@ -19,6 +19,7 @@ pub mod order;
 pub mod plan;
 pub mod policy;
 mod progress;
+pub mod report;
 mod stage;
 mod stages;
 pub mod status;

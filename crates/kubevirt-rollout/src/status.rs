@@ -222,6 +222,7 @@ fn record(status: &mut KubeVirtStatus, plan: &Plan, arrived: bool, now: Timestam
                     started: now,
                     completed: None,
                     failed: None,
+                    report: None,
                 });
             }
         }
@@ -233,6 +234,7 @@ fn record(status: &mut KubeVirtStatus, plan: &Plan, arrived: bool, now: Timestam
                 started: now,
                 completed: None,
                 failed: None,
+                report: None,
             });
         }
         Some(_) | None => {}
@@ -298,6 +300,7 @@ mod tests {
             started: at(started),
             completed: completed.map(at),
             failed: None,
+            report: None,
         }
     }
 

@@ -47,6 +47,7 @@ pub fn resolve(spec: &KubeVirtSpec, operator: &Operator) -> Result<InstallConfig
             .customize_components
             .clone()
             .filter(|customize| *customize != CustomizeComponents::default()),
+        drain_seconds: spec.update_strategy.as_ref().and_then(|strategy| strategy.drain_seconds),
     };
     customizable(&config, operator).map_err(|refusals| TargetError::Customize { refusals })?;
     Ok(config)
@@ -91,6 +92,17 @@ mod tests {
                 (want_registry, want_release)
             );
         }
+    }
+
+    #[test]
+    fn a_drain_limit_is_part_of_what_is_installed() {
+        let operator = Operator { release: Release::V0_18_0, registry: "r".into(), namespace: "n".into() };
+        let resolved = |spec: serde_json::Value| {
+            let spec: KubeVirtSpec = serde_json::from_value(spec).unwrap();
+            resolve(&spec, &operator).unwrap().drain_seconds
+        };
+        assert_eq!(resolved(json!({"updateStrategy": {"drainSeconds": 600}})), Some(600));
+        assert_eq!(resolved(json!({"updateStrategy": {"soakSeconds": 5}})), None);
     }
 
     #[test]

@@ -37,10 +37,20 @@ pub struct Drain {
     pub streams: Duration,
 }
 
+/// The hour that streams have where nobody says otherwise. The pod's grace is longer.
+pub const DRAIN_SECONDS: u32 = 3600;
+
+impl Drain {
+    /// [`LINGER`], and so many seconds for streams.
+    pub fn of_streams(seconds: u32) -> Self {
+        Self { linger: LINGER, streams: Duration::from_secs(seconds.into()) }
+    }
+}
+
 impl Default for Drain {
-    /// [`LINGER`], and the hour that ARCHITECTURE promises to streams.
+    /// [`LINGER`], and [`DRAIN_SECONDS`] for streams.
     fn default() -> Self {
-        Self { linger: LINGER, streams: Duration::from_secs(3600) }
+        Self::of_streams(DRAIN_SECONDS)
     }
 }
 

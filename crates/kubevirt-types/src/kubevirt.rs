@@ -57,6 +57,11 @@ pub struct UpdateStrategy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 3600))]
     pub soak_seconds: Option<u32>,
+    /// For how many seconds a virt-api or virt-handler that has a successor goes on carrying consoles, screens and tunnels:
+    /// 3600 by default, 86400 at most. Those that are left then are told to come again. Changing it replaces the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86400))]
+    pub drain_seconds: Option<u32>,
 }
 
 /// What happens to an update that fails.
@@ -316,6 +321,37 @@ pub struct UpdateRecord {
     /// Why it was given up; none while nothing has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// Its report in short, as of when that was stored last; none for an installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportSummary>,
+}
+
+/// What an update's report says, in short. The whole is in a ConfigMap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportSummary {
+    /// The ConfigMap with the whole report, in the install namespace. The last five are kept.
+    pub config_map: String,
+    /// How long the update has taken, in seconds; with the way back, where it failed.
+    pub seconds: u64,
+    /// Requests with which the operator itself has asked all along.
+    pub requests: u64,
+    /// How many of them failed.
+    pub failed_requests: u64,
+    /// The longest time between two answers that were as they should be.
+    pub longest_gap_milliseconds: u64,
+    /// For how long nobody has asked, because no operator led.
+    pub unobserved_milliseconds: u64,
+    /// The longest time without a leading virt-controller or virt-operator.
+    pub longest_leader_gap_milliseconds: u64,
+    /// Live migrations that were in flight at some time and are over.
+    pub migrations: u64,
+    /// How many of them failed.
+    pub migrations_failed: u64,
+    /// Times that a console or screen was carried over the end of a virt-handler or a virt-api.
+    pub sessions_carried: u64,
+    /// Consoles and screens that could not be resumed.
+    pub sessions_cut: u64,
 }
 
 /// A target whose pods failed.

@@ -39,6 +39,8 @@ pub const HANDLER_POD: &str = "kubevirt.io/handler-pod";
 pub const UNABLE_NODES: &str = "kubevirt.io/unable-nodes";
 /// Annotation on the KubeVirt object: a new value asks for another try of a target that has failed.
 pub const RETRY_UPDATE: &str = "kubevirt.io/retry-update";
+/// Label on ConfigMaps: this is an update's report.
+pub const UPDATE_REPORT: &str = "kubevirt.io/update-report";
 /// Label on VMIs: the node that runs it. Also the selector of virt-handler's watch.
 pub const NODE_NAME: &str = "kubevirt.io/nodeName";
 /// Label on VMIs: the node that a migration takes it to. virt-handler watches by it too.

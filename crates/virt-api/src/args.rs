@@ -12,6 +12,9 @@ pub struct Args {
     /// Port of virt-handler's console server.
     #[arg(long, default_value_t = kubevirt_types::labels::HANDLER_CONSOLE_PORT)]
     pub console_server_port: u16,
+    /// For how many seconds streams are carried on when the process is told to end.
+    #[arg(long, default_value_t = kubevirt_runtime::serve::DRAIN_SECONDS)]
+    pub drain_seconds: u32,
     /// Directory of the server's tls.crt and tls.key.
     #[arg(long, default_value = "/etc/virt-api/certificates")]
     pub cert_dir: PathBuf,
@@ -31,6 +34,13 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn streams_have_an_hour_unless_the_manifest_says_otherwise() {
+        let drain =
+            |more: &[&str]| Args::try_parse_from([&["virt-api"], more].concat()).unwrap().drain_seconds;
+        assert_eq!((drain(&[]), drain(&["--drain-seconds", "0"])), (3600, 0));
+    }
 
     #[test]
     fn kubevirts_name_of_the_verbosity_is_one_too() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kubevirt_runtime::client::ClientError;
 use kubevirt_runtime::health::Health;
 use kubevirt_runtime::pod::{Identity, MissingVariable};
-use kubevirt_runtime::serve::{BindError, Server};
+use kubevirt_runtime::serve::{BindError, Drain, Server};
 use kubevirt_runtime::shutdown::{ListenError, Shutdown};
 use kubevirt_runtime::tls::{ClientAuth, ClientTls, Peers, ServerTls};
 use kubevirt_types::labels::CN_HANDLER_SERVER;
@@ -68,7 +68,8 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         handlers: Handlers::new(handler_tls, args.console_server_port),
     });
 
-    let server = Server::bind(any_address(&pod.pod_ip, args.port), server_tls).await?;
+    let drain = Drain::of_streams(args.drain_seconds);
+    let server = Server::bind(any_address(&pod.pod_ip, args.port), server_tls).await?.with_drain(drain);
     shutdown.spawn(kubevirt_runtime::report::keep(client, COMPONENT, own, pod, shutdown.clone()));
     server.serve(server::router(app, health.router()), &shutdown).await;
     shutdown.finished().await;

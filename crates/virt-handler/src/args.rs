@@ -14,6 +14,9 @@ pub struct Args {
     /// TLS port of consoles, screens and pausing, for virt-api only.
     #[arg(long, default_value_t = kubevirt_types::labels::HANDLER_CONSOLE_PORT)]
     pub console_server_port: u16,
+    /// For how many seconds streams are carried on when the process is told to end.
+    #[arg(long, default_value_t = kubevirt_runtime::serve::DRAIN_SECONDS)]
+    pub drain_seconds: u32,
     /// Devices of each kind that pods of this node may use at a time.
     #[arg(long, default_value_t = 1000)]
     pub max_devices: u32,

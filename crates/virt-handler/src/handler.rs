@@ -7,7 +7,7 @@ use std::time::Duration;
 use kubevirt_runtime::client::{ClientError, client};
 use kubevirt_runtime::health::Health;
 use kubevirt_runtime::pod::{Identity, MissingVariable};
-use kubevirt_runtime::serve::{BindError, Drain, LINGER, Server};
+use kubevirt_runtime::serve::{BindError, Drain, Server};
 use kubevirt_runtime::shutdown::{ListenError, Shutdown};
 use kubevirt_runtime::tls::{ClientAuthFiles, ServerTls};
 use kubevirt_runtime::{release, report};
@@ -32,8 +32,6 @@ use crate::vmi::owner::{self, Part};
 const ADOPTION_GRACE: Duration = Duration::from_secs(10);
 /// Health is nobody's endpoint: it needs no lingering, and there is no stream.
 const HEALTH_DRAIN: Drain = Drain { linger: Duration::ZERO, streams: Duration::ZERO };
-/// The pod's hour, less what it takes to say goodbye before the kubelet kills.
-const STREAM_DRAIN: Drain = Drain { linger: LINGER, streams: Duration::from_secs(3600 - 60) };
 
 /// virt-handler can't run.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +82,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let console_server =
         Server::bind(every_address(&pod.pod_ip, args.console_server_port), console_tls.clone())
             .await?
-            .with_drain(STREAM_DRAIN);
+            .with_drain(Drain::of_streams(args.drain_seconds));
     let consoles = {
         let (vmis, pods, node) = (vmis.clone(), pods.clone(), pod.node_name.clone());
         let lookup = Arc::new(move |namespace: &str, name: &str| {

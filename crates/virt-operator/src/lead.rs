@@ -45,6 +45,7 @@ pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, 
         }
     })
     .await;
+    reconciler.leave().await;
 }
 
 /// After how long to look again where nothing changes.

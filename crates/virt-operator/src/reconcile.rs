@@ -15,7 +15,9 @@ use crate::cache::Cache;
 use crate::made::Made;
 use crate::metrics;
 use crate::observe::Observer;
+use crate::prober::TermLog;
 use crate::publish::{PublishError, Publisher};
+use crate::report::Reporter;
 
 /// Why a round came to no end.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +68,23 @@ pub struct Reconciler {
     executor: Executor,
     publisher: Publisher,
     announcer: Announcer,
+    reporter: Reporter,
     policy: Policy,
     made: Made,
 }
 
 impl Reconciler {
     /// A reconciler that starts without any memory: all that it knows it sees.
-    pub fn new(client: Client, cache: Cache, operator: Operator, policy: Policy, pod: &str) -> Self {
+    pub fn new(
+        client: Client,
+        cache: Cache,
+        operator: Operator,
+        policy: Policy,
+        pod: &str,
+        terms: TermLog,
+    ) -> Self {
         Self {
+            reporter: Reporter::new(client.clone(), cache.clone(), &operator.namespace, terms),
             executor: Executor::new(client.clone(), &operator.namespace, policy.backdating),
             publisher: Publisher::new(client.clone(), cache.clone()),
             announcer: Announcer::new(client.clone(), pod),
@@ -106,6 +117,11 @@ impl Reconciler {
         conclude(&plan, applied)
     }
 
+    /// Leaves to the next leader what it can't see.
+    pub async fn leave(&mut self) {
+        self.reporter.leave().await;
+    }
+
     async fn apply(&mut self, steps: &[Step], seen: Instant) -> Result<(), ReconcileError> {
         let applied = self.executor.apply(steps, seen).await;
         self.observer.note(&applied);
@@ -128,7 +144,9 @@ impl Reconciler {
         let Some(kubevirt) = &observed.kubevirt else { return Ok(()) };
         let plan = with_failure(plan, failed);
         self.announcer.announce(kubevirt, &plan).await;
-        self.publisher.publish(kubevirt, &status(observed, &plan, now)).await
+        let mut status = status(observed, &plan, now);
+        self.reporter.round(observed, &plan, &mut status, now).await;
+        self.publisher.publish(kubevirt, &status).await
     }
 }
 

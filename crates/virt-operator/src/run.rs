@@ -18,6 +18,7 @@ use kubevirt_runtime::{logging, release};
 use crate::args::Args;
 use crate::cache::Cache;
 use crate::identity::{self, IdentityError};
+use crate::prober::TermLog;
 use crate::reconcile::Reconciler;
 use crate::strategy::{self, StrategyError};
 use crate::webhook::{self, Webhooks};
@@ -75,13 +76,15 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     };
     tracing::info!(release = %operator.release, registry = operator.registry, "starting");
     let cache = Cache::start(&client, &operator.namespace, &shutdown);
+    let terms = TermLog::start(&client, &operator.namespace, &shutdown);
     serve(&args, &client, &cache, &operator, &shutdown).await?;
 
     let lease = LeaseConfig::new(NAME, &operator.namespace, &pod.pod_name);
     let policy = Policy::default();
     lease::run(client.clone(), lease, &shutdown, |stop| {
+        let (operator, policy) = (operator.clone(), policy.clone());
         let reconciler =
-            Reconciler::new(client.clone(), cache.clone(), operator.clone(), policy.clone(), &pod.pod_name);
+            Reconciler::new(client.clone(), cache.clone(), operator, policy, &pod.pod_name, terms.clone());
         lead::lead(reconciler, cache.changes(), stop)
     })
     .await?;

@@ -306,6 +306,22 @@ pub enum UpdateCommand {
     Explain(ExplainOptions),
     /// Let a version that has failed be tried again
     Retry,
+    /// Show what an update was like: how long each part took, what failed, and the longest gaps
+    Report(ReportOptions),
+}
+
+/// Options of `update report`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ReportOptions {
+    /// The report of this name, as in status.history of the KubeVirt object
+    #[arg(long, conflicts_with = "index")]
+    pub name: Option<String>,
+    /// The report of the n-th last update: 1 is the last one
+    #[arg(long, default_value_t = 1)]
+    pub index: usize,
+    /// Print the whole report instead of a table
+    #[arg(short, long)]
+    pub output: Option<Output>,
 }
 
 /// Options of `update plan`.

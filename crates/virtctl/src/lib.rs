@@ -70,6 +70,7 @@ pub async fn run(invocation: Invocation) -> bool {
             UpdateCommand::Watch(options) => update::watch(&cluster, options).await.map_err(Into::into),
             UpdateCommand::Plan(options) => update::plan(&cluster, options).await.map_err(Into::into),
             UpdateCommand::Explain(options) => update::explain(&cluster, options).await.map_err(Into::into),
+            UpdateCommand::Report(options) => update::report(&cluster, options).await.map_err(Into::into),
             UpdateCommand::Retry => update::retry(&cluster).await.map_err(Into::into),
         },
     };

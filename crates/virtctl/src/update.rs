@@ -1,4 +1,4 @@
-//! Updates of KubeVirt itself: how far one is, what would be done next, what is wrong, and another try.
+//! Updates of KubeVirt itself: how far one is, what would be done next, what is wrong, another try, and what one was like.
 //!
 //! All but `retry` only look; what is planned and what it means is `kubevirt_rollout`'s, as in the operator.
 
@@ -6,10 +6,13 @@ mod document;
 mod look;
 mod observe;
 mod progress;
+mod report;
+mod report_text;
 mod retry;
 mod screen;
 mod show;
 
+pub(crate) use report::report;
 pub(crate) use retry::retry;
 pub(crate) use show::{explain, plan};
 

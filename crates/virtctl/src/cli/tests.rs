@@ -85,6 +85,22 @@ fn table() {
                 command: UpdateCommand::Explain(ExplainOptions { output: Some(Output::Yaml) }),
             },
         ),
+        (
+            "virtctl update report",
+            ClusterCommand::Update {
+                command: UpdateCommand::Report(ReportOptions { name: None, index: 1, output: None }),
+            },
+        ),
+        (
+            "virtctl update report --index 2 -o json",
+            ClusterCommand::Update {
+                command: UpdateCommand::Report(ReportOptions {
+                    name: None,
+                    index: 2,
+                    output: Some(Output::Json),
+                }),
+            },
+        ),
         ("virtctl update retry", ClusterCommand::Update { command: UpdateCommand::Retry }),
     ];
     for (line, command) in cases {
@@ -105,6 +121,7 @@ fn table() {
         "virtctl update watch --timeout 3",
         "virtctl update plan -o table",
         "virtctl update retry now",
+        "virtctl update report --name a --index 2",
     ] {
         assert!(parsed(line).is_err(), "{line}");
     }
