@@ -2,6 +2,7 @@
 
 mod blows;
 mod load;
+mod report;
 mod row;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,6 +162,17 @@ async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow:
     match struck {
         Ok(what) => row.notes.push(what),
         Err(error) => row.complaints.push(format!("{error:#}")),
+    }
+    if scenario.demand == Demand::Nothing && row.complaints.is_empty() {
+        let releases = match scenario.way {
+            Way::Tag | Way::Manifest => Some((&OLD, &NEW)),
+            Way::Rollback => Some((&NEW, &OLD)),
+            // Three reports; the numbers are of all.
+            Way::ThereBackThere => None,
+        };
+        if let Some(releases) = releases {
+            row.complaints.extend(report::complaints(&row, row.controller.as_ref(), releases).await?);
+        }
     }
     scenario.blow.undo(product).await?;
     Ok(row)

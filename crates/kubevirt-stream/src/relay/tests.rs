@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, pump, pump_resending, relay, relay_half_closed,
-    relay_half_closing,
+    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, pump, pump_resending, relay,
+    relay_half_closed, relay_half_closing,
 };
 use crate::resend::{payload, position};
 use crate::websocket::config;

@@ -29,8 +29,8 @@ use crate::wait::{self, Look};
 
 /// The VM to whose console the probes attach.
 const ATTACHED: &str = "attached";
-/// A guest of 96 MiB that moves so slowly is on its way as long as an update takes.
-const BANDWIDTH: &str = "768Ki";
+/// A move may take so long, in seconds for each GiB of memory.
+const PATIENCE: u32 = 900;
 /// Longer than a slow move takes behind the update's end.
 const MOVED_LIMIT: Duration = Duration::from_secs(400);
 
@@ -43,16 +43,26 @@ pub struct Size {
     pub virtctls: usize,
     pub screens: usize,
     pub moves: usize,
+    /// For each of them: slow enough to be on its way when virt-handlers are replaced.
+    pub bandwidth: &'static str,
 }
 
 impl Size {
     /// What a test among others takes.
-    pub const CORE: Self = Self { vms: 4, consoles: 4, virtctls: 1, screens: 1, moves: 2 };
+    pub const CORE: Self =
+        Self { vms: 4, consoles: 4, virtctls: 1, screens: 1, moves: 2, bandwidth: "640Ki" };
 
     /// 30 VMs, or what the machine holds: an emulated guest that ticks takes a fifth of a processor while pods start beside it.
     pub fn whole() -> anyhow::Result<Self> {
         let processors = std::thread::available_parallelism()?.get();
-        Ok(Self { vms: (6 * processors).min(30), consoles: 10, virtctls: 2, screens: 3, moves: 2 })
+        Ok(Self {
+            vms: (6 * processors).min(30),
+            consoles: 10,
+            virtctls: 2,
+            screens: 3,
+            moves: 2,
+            bandwidth: "320Ki",
+        })
     }
 }
 
@@ -99,7 +109,11 @@ impl Guests {
         let (client, namespace) = (&self.context.cluster.client, &self.context.namespace);
         let mut before = Vec::new();
         for name in &self.names {
-            before.push(self.vms.incarnation(name).await?);
+            // The source of a move that is over ends by itself.
+            let incarnation = wait::until(format!("one launcher of {name}"), MOVED_LIMIT, async || {
+                self.vms.incarnation(name).await.map(Look::Done)
+            });
+            before.push(incarnation.await?);
         }
         let talks: Vec<Talk> = self.names[..self.size.consoles.min(self.names.len())]
             .iter()
@@ -121,7 +135,9 @@ impl Guests {
         for viewer in &mut viewers {
             viewer.sees(2).await?;
         }
-        let limits = json!({"configuration": {"migrations": {"bandwidthPerMigration": BANDWIDTH}}});
+        let limits = json!({"configuration": {"migrations": {
+            "bandwidthPerMigration": self.size.bandwidth, "completionTimeoutPerGiB": PATIENCE, "progressTimeout": PATIENCE,
+        }}});
         self.context.product.patch_spec(limits).await?;
         let migrations = Migrations::of(client, namespace);
         let mut moves = Vec::new();
@@ -215,6 +231,8 @@ impl Load<'_> {
             row.requests += tally.requests;
             row.failed += tally.failed;
             row.longest_api_gap_ms = row.longest_api_gap_ms.max(tally.longest_gap_ms);
+            row.notes
+                .push(format!("{name}: {} asked, longest gap {} ms", tally.requests, tally.longest_gap_ms));
             row.notes.extend(tally.failures.iter().take(3).map(|failure| format!("{name}: {failure}")));
         }
         for life in self.lives {
@@ -267,9 +285,15 @@ impl Load<'_> {
             row.notes.extend(viewed.causes.iter().map(|cause| format!("screen of {vmi} cut: {cause}")));
         }
         for (name, before) in self.guests.names.iter().zip(&self.before) {
-            let moved = self.moves.iter().any(|(moved, _)| moved == name);
+            if self.moves.iter().any(|(moved, _)| moved == name) {
+                let uid = self.guests.vms.vmis.get(name).await?.uid().to_owned();
+                if uid != before.vmi_uid {
+                    row.complaints.push(format!("{name} was {} and is {uid}", before.vmi_uid));
+                }
+                continue;
+            }
             match self.guests.vms.incarnation(name).await {
-                Ok(after) if after == *before || moved && after.vmi_uid == before.vmi_uid => {}
+                Ok(after) if after == *before => {}
                 Ok(after) => row.complaints.push(format!("{name} was {before:?} and is {after:?}")),
                 Err(error) => row.complaints.push(format!("{name}: {error:#}")),
             }

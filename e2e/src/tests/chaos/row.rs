@@ -3,6 +3,8 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use crate::leaders::Reign;
+
 /// Sessions of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sessions {
@@ -47,6 +49,8 @@ pub struct Row {
     /// VMs that came and went.
     pub lives: u64,
     pub longest_leader_gap_ms: u64,
+    /// virt-controller's, if it has one.
+    pub controller: Option<Reign>,
     /// A node without a virt-handler that is Ready.
     pub longest_node_gap: Duration,
     /// On how few nodes virt-api ever served.
