@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use kubevirt_rollout::report::{UpdateReport, stored};
 use kubevirt_types::{KubeVirt, labels};
@@ -105,10 +105,17 @@ impl Store {
     /// Stores a report if nobody has since it was stored last.
     pub async fn save_unchanged(&self, entry: &mut Entry, owner: &KubeVirt) -> Result<(), StoreError> {
         let body = config_map(entry, owner);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let field_manager = Some(FIELD_MANAGER.to_owned());
         let saved = match &entry.resource_version {
-            Some(_) => bounded(&entry.name, self.api.replace(&entry.name, &params, &body)).await?,
-            None => bounded(&entry.name, self.api.create(&params, &body)).await?,
+            // The operator may patch ConfigMaps, not update them; the resourceVersion in the patch is the precondition.
+            Some(_) => {
+                let params = PatchParams { field_manager, ..PatchParams::default() };
+                bounded(&entry.name, self.api.patch(&entry.name, &params, &Patch::Merge(&body))).await?
+            }
+            None => {
+                let params = PostParams { field_manager, ..PostParams::default() };
+                bounded(&entry.name, self.api.create(&params, &body)).await?
+            }
         };
         entry.resource_version = saved.resource_version();
         Ok(())

@@ -56,8 +56,8 @@ impl Stored {
                     self.objects.get(&name).map(|object| object["metadata"]["resourceVersion"].clone());
                 match (method, there) {
                     (&Method::POST, Some(_)) => return status(409, "AlreadyExists"),
-                    (&Method::PUT, None) => return status(404, "NotFound"),
-                    (&Method::PUT, Some(there)) if body["metadata"]["resourceVersion"] != there => {
+                    (&Method::PATCH, None) => return status(404, "NotFound"),
+                    (&Method::PATCH, Some(there)) if body["metadata"]["resourceVersion"] != there => {
                         return status(409, "Conflict");
                     }
                     _ => {}

@@ -306,6 +306,9 @@ impl Load<'_> {
                 row.longest_leader_gap_ms.max(u64::try_from(reign.longest_gap.as_millis()).unwrap_or(0));
             row.notes
                 .push(format!("{lease}: {} changes, longest gap {:?}", reign.changes, reign.longest_gap));
+            if lease == "virt-controller" {
+                row.controller = Some(reign);
+            }
         }
         row.notes.push(format!("a timer of 100 ms was late by at most {late} ms"));
         Ok(row)
