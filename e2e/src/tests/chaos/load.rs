@@ -52,11 +52,12 @@ impl Size {
     pub const CORE: Self =
         Self { vms: 4, consoles: 4, virtctls: 1, screens: 1, moves: 2, bandwidth: "640Ki" };
 
-    /// 30 VMs, or what the machine holds: an emulated guest that ticks takes a fifth of a processor while pods start beside it.
+    /// 30 VMs, or what the machine holds: an emulated guest that ticks takes a fifteenth of a processor, and half of each is for
+    /// the pods that start beside it. No fewer than the consoles need, which have one seat each.
     pub fn whole() -> anyhow::Result<Self> {
         let processors = std::thread::available_parallelism()?.get();
         Ok(Self {
-            vms: (6 * processors).min(30),
+            vms: (5 * processors).clamp(10, 30),
             consoles: 10,
             virtctls: 2,
             screens: 3,
