@@ -1,6 +1,7 @@
 //! Updates under load, in every way and with everything in between that a cluster does to one: one table.
 
 mod blows;
+mod lives;
 mod load;
 mod report;
 mod row;

@@ -45,7 +45,9 @@ pub(super) fn observe(
         decision.confirm = true;
         state.abort_requested = true;
     }
-    if let Some(due) = orphaned(pods, state, now) {
+    let target = pods::look_for(pods, &state.target_pod);
+    let waits = matches!(target, Launcher::Preparing(_) | Launcher::Ready(..));
+    if let Some(due) = orphaned(pods, state, now).filter(|_| waits) {
         if now < due {
             decision.look_again_at(due, now);
         } else if !may_have_begun(state) {
@@ -58,7 +60,6 @@ pub(super) fn observe(
             state.abort_requested = true;
         }
     }
-    let target = pods::look_for(pods, &state.target_pod);
     if let Some(due) = deadline(inputs, state) {
         if now < due {
             decision.look_again_at(due, now);

@@ -134,11 +134,12 @@ fn which_launcher_counts() {
         ("started", &["source migrated", "target ready"], String::new()),
         ("started", &["source killed", "target ready"], "abortRequested, confirm".into()),
         ("addressed", &["source killed", "target ready"], "abortRequested, confirm".into()),
-        ("addressed", &["source failed", "target ready"], "look in 5 s".into()),
+        ("addressed", &["source succeeded", "target ready"], "look in 5 s".into()),
         ("addressed", &["target ready"], "abortRequested, confirm".into()),
-        // It can't have it.
-        ("begun", &["source killed", "target ready"], format!("{GONE}, -> Failed, confirm")),
-        ("begun", &["source failed", "target ready"], "look in 5 s".into()),
+        // It can't have it. That the instance has ended is the next look's, once that is written.
+        ("begun", &["source killed", "target ready"], format!("{GONE}, confirm")),
+        ("failed unlabelled", &["source killed"], "-> Failed, confirm".into()),
+        ("begun", &["source succeeded", "target ready"], "look in 5 s".into()),
         ("begun", &["target ready"], String::new()),
         // The guest was there and shut itself down.
         ("begun", &["source shutdown", "target ready"], format!("{GONE}, -> Succeeded, confirm")),

@@ -3,16 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use jiff::Timestamp;
-use kube::api::{DeleteParams, PostParams};
-use kubevirt_types::VirtualMachine;
+use anyhow::ensure;
+use kube::api::DeleteParams;
 use kubevirt_types::migration::MigrationPhase;
-use kubevirt_types::vm::PrintableStatus;
 use serde_json::json;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use super::lives::Lives;
 use super::row::{Row, Sessions};
 use crate::clock::MachineClock;
 use crate::coverage::{Coverage, fewest_nodes};
@@ -24,7 +20,7 @@ use crate::suite::Context;
 use crate::talk::{Talk, With};
 use crate::ticks::{in_order, summarize};
 use crate::viewer::Viewer;
-use crate::vm::{Incarnation, Vms, schedulable_nodes, tick_vm};
+use crate::vm::{Incarnation, Vms, schedulable_nodes};
 use crate::wait::{self, Look};
 
 /// The VM to whose console the probes attach.
@@ -337,58 +333,4 @@ impl Load<'_> {
         ensure!(at.as_ref() == Some(&state.target_node), "{name} is at {at:?}: {state:?}");
         Ok(())
     }
-}
-
-/// VMs that are made, started, stopped and deleted on a node, one after the other.
-struct Lives {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Lived>,
-}
-
-/// What became of them.
-struct Lived {
-    node: String,
-    lives: u64,
-    slowest: Duration,
-    failures: Vec<String>,
-}
-
-impl Lives {
-    /// Inside of a [`tokio::task::LocalSet`]: waiting is not for other threads.
-    fn start(vms: &Vms, node: String) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let vms = vms.clone();
-        let task = tokio::task::spawn_local(async move {
-            let mut lived = Lived { node, lives: 0, slowest: Duration::ZERO, failures: Vec::new() };
-            while !*stopped.borrow() {
-                let name = format!("life-{}-{}", lived.node, lived.lives);
-                match live(&vms, &name, &lived.node).await {
-                    Ok(start) => lived.slowest = lived.slowest.max(start),
-                    Err(error) => lived.failures.push(format!("{}: {name}: {error:#}", Timestamp::now())),
-                }
-                lived.lives += 1;
-            }
-            lived
-        });
-        Self { stop, task }
-    }
-
-    async fn finish(self) -> anyhow::Result<Lived> {
-        self.stop.send_replace(true);
-        Ok(self.task.await?)
-    }
-}
-
-/// One VM's life; returns how long its start took.
-async fn live(vms: &Vms, name: &str, node: &str) -> anyhow::Result<Duration> {
-    let vm: VirtualMachine = serde_json::from_value(tick_vm(name, "Manual", Some(node)))?;
-    vms.vms.create(&PostParams::default(), &vm).await.context("create")?;
-    let begun = Instant::now();
-    vms.subresource("virtualmachines", name, "start").await.context("start")?;
-    vms.wait_running(name).await?;
-    let took = begun.elapsed();
-    vms.subresource("virtualmachines", name, "stop").await.context("stop")?;
-    vms.wait_printable(name, PrintableStatus::Stopped).await?;
-    vms.delete(name).await.context("delete")?;
-    Ok(took)
 }
