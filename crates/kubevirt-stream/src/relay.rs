@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 pub use bytes::{HALF_CLOSE_HEADER, RelayEnd, relay, relay_half_closed, relay_half_closing, relay_with};
 pub use resending::{Typing, hold, pump_resending};
 pub use screen::{ScreenEnd, Servers, carry_screen, viewer};
-pub use websockets::{Leg, LegEnd, WebsocketsEnd, pump};
+pub use websockets::{Leg, LegEnd, WebsocketsEnd};
 
 /// Load balancers cut what is idle for a minute, some after twenty seconds.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ where
     }
 }
 
-/// Ends a websocket that [`pump`] has left open: says so, and waits for the answer.
+/// Ends a websocket that [`pump_resending`] has left open: says so, and waits for the answer.
 pub async fn goodbye<S>(websocket: &mut WebSocketStream<S>, close: Close)
 where
     S: AsyncRead + AsyncWrite + Unpin,

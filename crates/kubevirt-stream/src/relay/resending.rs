@@ -173,7 +173,8 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// As [`super::pump`]; what the client sends is kept in `typing` until the server's stream has taken it. With
+/// Carries data between two websockets until one ends or `stop` is cancelled, and leaves the other open. `delivered` counts the
+/// bytes that the client has been sent; what the client sends is kept in `typing` until the server's stream has taken it. With
 /// [`crate::resend::WINDOW`] bytes on their way the client isn't read. A client's end is told when what it sent last is
 /// taken, or after a time limit.
 pub async fn pump_resending<C, S>(

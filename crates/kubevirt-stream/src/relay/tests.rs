@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, pump, pump_resending, relay,
-    relay_half_closed, relay_half_closing,
+    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, pump_resending, relay, relay_half_closed,
+    relay_half_closing,
 };
 use crate::resend::{payload, position};
 use crate::websocket::config;
@@ -187,7 +187,8 @@ async fn two_websockets_carry_data_once_and_close_codes_through() {
     let (mut server, mut machine) = sockets(2 * 1024).await;
     let stop = CancellationToken::new();
     let relaying = tokio::spawn(async move {
-        let end = pump(&mut client, &mut server, &mut 0, &stop).await;
+        let end =
+            pump_resending(&mut client, &mut server, &mut 0, &mut Typing::starting_at(0, false), &stop).await;
         if let WebsocketsEnd::Leg(Leg::Server, LegEnd::Closed(close)) = &end {
             tokio::join!(goodbye(&mut client, close.clone()), goodbye(&mut server, close.clone()));
         }
@@ -221,12 +222,15 @@ async fn each_leg_is_pinged_and_its_pings_end_with_it() {
     let (mut person, mut client) = sockets(1024).await;
     let (mut server, mut machine) = sockets(1024).await;
     let stop = CancellationToken::new();
-    tokio::spawn(async move { pump(&mut client, &mut server, &mut 0, &stop).await });
+    tokio::spawn(async move {
+        pump_resending(&mut client, &mut server, &mut 0, &mut Typing::starting_at(0, false), &stop).await
+    });
     person.send(Message::Ping(b"mine".as_slice().into())).await.unwrap();
     assert_eq!(person.next().await.unwrap().unwrap(), Message::Pong(b"mine".as_slice().into()));
     let (one, two) = tokio::join!(person.next(), machine.next());
-    assert!(matches!(one, Some(Ok(Message::Ping(_)))), "{one:?}");
-    assert!(matches!(&two, Some(Ok(Message::Ping(data))) if data.as_ref() == b"keep alive"), "{two:?}");
+    assert!(matches!(&one, Some(Ok(Message::Ping(data))) if data.as_ref() == b"keep alive"), "{one:?}");
+    // What keeps the server's leg alive also asks it how far it is.
+    assert!(matches!(&two, Some(Ok(Message::Ping(data))) if position(data) == Some(0)), "{two:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,16 +238,16 @@ async fn a_client_goes_on_with_another_server_where_the_first_was_lost() {
     let (mut person, mut client) = sockets(64 * 1024).await;
     let (mut first, mut first_machine) = sockets(64 * 1024).await;
     let stop = CancellationToken::new();
-    let mut delivered = 0;
+    let (mut delivered, mut typing) = (0, Typing::starting_at(0, false));
     first_machine.send(Message::binary(b"tick 1\n".to_vec())).await.unwrap();
     drop(first_machine);
-    let end = pump(&mut client, &mut first, &mut delivered, &stop).await;
+    let end = pump_resending(&mut client, &mut first, &mut delivered, &mut typing, &stop).await;
     assert!(matches!(end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(_))), "{end:?}");
     assert_eq!(delivered, 7);
     let (mut second, mut second_machine) = sockets(64 * 1024).await;
     second_machine.send(Message::binary(b"tick 2\n".to_vec())).await.unwrap();
     second_machine.send(Message::Close(Close::normal().into_frame())).await.unwrap();
-    pump(&mut client, &mut second, &mut delivered, &stop).await;
+    pump_resending(&mut client, &mut second, &mut delivered, &mut typing, &stop).await;
     assert_eq!(delivered, 14);
     super::send_close(&mut client, Close::normal()).await;
     drop(client);
