@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 /// The operator's service account.
-const OPERATOR: &str = "system:serviceaccount:kubevirt:kubevirt-operator";
+pub const OPERATOR: &str = "system:serviceaccount:kubevirt:kubevirt-operator";
+/// virt-controller's.
+pub const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
 
 /// One write that the API server carried out.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -23,31 +25,31 @@ pub struct Write {
     pub subresource: Option<String>,
 }
 
-/// Successful writes with the operator's account since a time; none where nobody named an audit log.
+/// Successful writes with an account since a time; none where nobody named an audit log.
 ///
 /// # Errors
 /// When the one that was named can't be read.
-pub fn operator_writes(since: Timestamp) -> anyhow::Result<Option<Vec<Write>>> {
+pub fn writes(account: &str, since: Timestamp) -> anyhow::Result<Option<Vec<Write>>> {
     let Some(path) = std::env::var_os("AUDIT_LOG").map(PathBuf::from) else { return Ok(None) };
     let file = std::fs::File::open(&path).with_context(|| format!("the audit log {}", path.display()))?;
     let mut writes: Vec<Write> = BufReader::new(file)
         .lines()
         .map_while(Result::ok)
-        .filter(|line| line.contains(OPERATOR))
+        .filter(|line| line.contains(account))
         .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
-        .filter_map(|event| write(&event))
+        .filter_map(|event| write(account, &event))
         .filter(|write| write.at >= since)
         .collect();
     writes.sort_by_key(|write| write.at);
     Ok(Some(writes))
 }
 
-fn write(event: &Value) -> Option<Write> {
+fn write(account: &str, event: &Value) -> Option<Write> {
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
     let ok = event.pointer("/responseStatus/code").and_then(Value::as_u64).is_some_and(|code| code < 300);
     let complete = text("/stage")? == "ResponseComplete";
     let reads = matches!(text("/verb")?, "get" | "list" | "watch");
-    if !(ok && complete && text("/user/username")? == OPERATOR) || reads {
+    if !(ok && complete && text("/user/username")? == account) || reads {
         return None;
     }
     Some(Write {
@@ -101,11 +103,13 @@ mod tests {
 
     #[test]
     fn only_what_was_carried_out_counts() {
-        assert!(write(&event("get", 200, "a", "x")).is_none());
-        assert!(write(&event("patch", 409, "a", "x")).is_none());
+        assert!(write(OPERATOR, &event("get", 200, "a", "x")).is_none());
+        assert!(write(OPERATOR, &event("patch", 409, "a", "x")).is_none());
         let events = [("a", "x"), ("a", "y"), ("b", "x"), ("job", "z"), ("b", "x"), ("a", "y")];
-        let writes: Vec<Write> =
-            events.iter().filter_map(|(pod, name)| write(&event("patch", 200, pod, name))).collect();
+        let writes: Vec<Write> = events
+            .iter()
+            .filter_map(|(pod, name)| write(OPERATOR, &event("patch", 200, pod, name)))
+            .collect();
         assert_eq!(first_writes(&writes), ["x", "y", "z"]);
         let pods = ["a".to_owned(), "b".to_owned()];
         let expected = [("a".to_owned(), 2), ("b".to_owned(), 2), ("a".to_owned(), 1)];

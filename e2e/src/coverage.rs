@@ -3,20 +3,16 @@
 //! The watch keeps every change; what counts as good is said afterwards, when it is known which pods were bad.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use kubevirt_types::labels;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use crate::following::Following;
 use crate::product::{NAMESPACE, is_ready};
 
 /// What matters of a pod at one moment.
@@ -152,29 +148,31 @@ pub fn tried_on(changes: &[Change], bad: impl Fn(&Seen) -> bool) -> BTreeSet<Str
     all.filter(|seen| bad(seen) && !seen.node.is_empty()).map(|seen| seen.node.clone()).collect()
 }
 
-/// Watches the control plane's pods until it is stopped.
-pub struct Coverage {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    changes: Stamped,
-}
+/// Watches the control plane's pods until it is finished.
+pub struct Coverage(Following<Stamped>);
 
 /// Changes, each with the moment in which it was seen.
-type Stamped = Arc<Mutex<Vec<(Instant, Change)>>>;
+type Stamped = Vec<(Instant, Change)>;
 
 impl Coverage {
     /// Starts to watch.
     pub fn start(client: &Client) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let changes = Arc::default();
-        let task = tokio::spawn(follow(client.clone(), Arc::clone(&changes), stopped));
-        Self { stop, task, changes }
+        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let uid = |pod: &Pod| pod.uid().unwrap_or_default();
+        Self(Following::start(pods, move |changes: &mut Stamped, event| {
+            let change = match event {
+                Event::Apply(pod) | Event::InitApply(pod) => Change::Is(uid(&pod), Seen::of(&pod)),
+                Event::Delete(pod) => Change::Gone(uid(&pod)),
+                Event::Init => Change::Anew,
+                Event::InitDone => Change::Complete,
+            };
+            changes.push((Instant::now(), change));
+        }))
     }
 
     /// What has changed until now.
     pub fn so_far(&self) -> Vec<Change> {
-        let changes = self.changes.lock().expect("the watch doesn't panic while it writes");
-        changes.iter().map(|(_, change)| change.clone()).collect()
+        changes(self.0.so_far())
     }
 
     /// Whether all pods are known.
@@ -184,39 +182,17 @@ impl Coverage {
 
     /// The longest time for which one of the nodes was without a virt-handler that serves, up to now.
     pub fn longest_gap(&self, nodes: &[String]) -> Duration {
-        let changes = self.changes.lock().expect("the watch doesn't panic while it writes");
-        longest_gap(&changes, nodes, Instant::now())
+        longest_gap(&self.0.so_far(), nodes, Instant::now())
     }
 
     /// Ends it and returns every change.
     pub async fn finish(self) -> anyhow::Result<Vec<Change>> {
-        self.stop.send_replace(true);
-        self.task.await?;
-        let mut changes = self.changes.lock().expect("the watch doesn't panic while it writes");
-        Ok(std::mem::take(&mut *changes).into_iter().map(|(_, change)| change).collect())
+        Ok(changes(self.0.finish().await?))
     }
 }
 
-async fn follow(client: Client, changes: Stamped, mut stopped: watch::Receiver<bool>) {
-    let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
-    let events = watcher(pods, watcher::Config::default()).default_backoff();
-    pin_mut!(events);
-    let uid = |pod: &Pod| pod.uid().unwrap_or_default();
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            _ = stopped.changed() => return,
-        };
-        let change = match event {
-            Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => Change::Is(uid(&pod), Seen::of(&pod)),
-            Some(Ok(Event::Delete(pod))) => Change::Gone(uid(&pod)),
-            Some(Ok(Event::Init)) => Change::Anew,
-            Some(Ok(Event::InitDone)) => Change::Complete,
-            Some(Err(_)) => continue,
-            None => return,
-        };
-        changes.lock().expect("nobody panics while reading").push((Instant::now(), change));
-    }
+fn changes(stamped: Stamped) -> Vec<Change> {
+    stamped.into_iter().map(|(_, change)| change).collect()
 }
 
 #[cfg(test)]

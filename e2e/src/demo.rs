@@ -152,7 +152,7 @@ async fn update(
         begun: begun_at,
         seconds: updated.as_secs_f64(),
         order: order(&pods, to, begun_at),
-        audit_order: audit::operator_writes(begun_at)?.map(|writes| audit::first_writes(&writes)),
+        audit_order: audit::writes(audit::OPERATOR, begun_at)?.map(|writes| audit::first_writes(&writes)),
         requests,
         guests,
         machine_delay_ms,

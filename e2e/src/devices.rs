@@ -1,35 +1,44 @@
 //! What nodes offer to launcher pods, seen from outside: a watch of the nodes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 
-use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+
+use crate::following::Following;
 
 /// How the names of our devices begin.
 const OURS: &str = "devices.kubevirt.io/";
 
-/// Watches until it is stopped.
-pub struct Devices {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    missing: Arc<Mutex<Vec<String>>>,
-}
+/// Watches until it is finished.
+pub struct Devices(Following<Vec<String>>);
 
 impl Devices {
     /// Starts to watch nodes that offer some.
     pub fn start(client: &Client, nodes: &[String]) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let missing = Arc::default();
-        let task = tokio::spawn(follow(client.clone(), nodes.to_vec(), Arc::clone(&missing), stopped));
-        Self { stop, task, missing }
+        let names = nodes.to_vec();
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        let nodes: Api<Node> = Api::all(client.clone());
+        Self(Following::start(nodes, move |missing: &mut Vec<String>, event| {
+            let (Event::Apply(node) | Event::InitApply(node)) = event else { return };
+            if !names.contains(&node.name_any()) {
+                return;
+            }
+            let offered = offered(&node);
+            known.extend(offered.iter().cloned());
+            let lacks: Vec<&str> = known.difference(&offered).map(String::as_str).collect();
+            if offered.is_empty() || !lacks.is_empty() {
+                missing.push(format!(
+                    "{}: {} offers no {}",
+                    Timestamp::now(),
+                    node.name_any(),
+                    lacks.join(", ")
+                ));
+            }
+        }))
     }
 
     /// Ends it and returns each moment in which a node offered none of a device, or not all devices.
@@ -37,10 +46,7 @@ impl Devices {
     /// # Errors
     /// When the task broke.
     pub async fn finish(self) -> anyhow::Result<Vec<String>> {
-        self.stop.send_replace(true);
-        self.task.await?;
-        let mut missing = self.missing.lock().expect("the watch doesn't panic while it writes");
-        Ok(std::mem::take(&mut missing))
+        self.0.finish().await
     }
 }
 
@@ -52,36 +58,4 @@ fn offered(node: &Node) -> BTreeSet<String> {
         .filter(|(name, quantity)| name.starts_with(OURS) && quantity.0 != "0")
         .map(|(name, _)| name)
         .collect()
-}
-
-async fn follow(
-    client: Client,
-    names: Vec<String>,
-    missing: Arc<Mutex<Vec<String>>>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let nodes: Api<Node> = Api::all(client);
-    let events = watcher(nodes, watcher::Config::default()).default_backoff();
-    pin_mut!(events);
-    let mut known: BTreeSet<String> = BTreeSet::new();
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            _ = stopped.changed() => return,
-        };
-        match event {
-            Some(Ok(Event::Apply(node) | Event::InitApply(node))) if names.contains(&node.name_any()) => {
-                let offered = offered(&node);
-                known.extend(offered.iter().cloned());
-                let lacks: Vec<&str> = known.difference(&offered).map(String::as_str).collect();
-                if offered.is_empty() || !lacks.is_empty() {
-                    let moment =
-                        format!("{}: {} offers no {}", Timestamp::now(), node.name_any(), lacks.join(", "));
-                    missing.lock().expect("nobody panics while reading").push(moment);
-                }
-            }
-            Some(Ok(_) | Err(_)) => {}
-            None => return,
-        }
-    }
 }

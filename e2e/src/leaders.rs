@@ -1,18 +1,14 @@
 //! Who leads, seen from outside: a watch of the leases of virt-operator and virt-controller.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
-use futures::{StreamExt, pin_mut};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use crate::following::Following;
 use crate::product::NAMESPACE;
 
 /// The leases that are watched.
@@ -50,20 +46,21 @@ impl Reign {
     }
 }
 
-/// Watches until it is stopped.
-pub struct Leaders {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    reigns: Arc<Mutex<BTreeMap<String, Reign>>>,
-}
+/// Watches until it is finished.
+pub struct Leaders(Following<BTreeMap<String, Reign>>);
 
 impl Leaders {
     /// Starts to watch.
     pub fn start(client: &Client) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let reigns = Arc::default();
-        let task = tokio::spawn(follow(client.clone(), Arc::clone(&reigns), stopped));
-        Self { stop, task, reigns }
+        let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+        Self(Following::start(leases, |reigns: &mut BTreeMap<String, Reign>, event| {
+            if let Event::Apply(lease) | Event::InitApply(lease) = event {
+                let name = lease.name_any();
+                if LEASES.contains(&name.as_str()) {
+                    reigns.entry(name).or_default().see(&lease);
+                }
+            }
+        }))
     }
 
     /// Ends it and returns each lease's story.
@@ -71,36 +68,7 @@ impl Leaders {
     /// # Errors
     /// When the task broke.
     pub async fn finish(self) -> anyhow::Result<BTreeMap<String, Reign>> {
-        self.stop.send_replace(true);
-        self.task.await?;
-        let mut reigns = self.reigns.lock().expect("the watch doesn't panic while it writes");
-        Ok(std::mem::take(&mut reigns))
-    }
-}
-
-async fn follow(
-    client: Client,
-    reigns: Arc<Mutex<BTreeMap<String, Reign>>>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
-    let events = watcher(leases, watcher::Config::default()).default_backoff();
-    pin_mut!(events);
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            _ = stopped.changed() => return,
-        };
-        match event {
-            Some(Ok(Event::Apply(lease) | Event::InitApply(lease))) => {
-                let name = lease.name_any();
-                if LEASES.contains(&name.as_str()) {
-                    reigns.lock().expect("nobody panics while reading").entry(name).or_default().see(&lease);
-                }
-            }
-            Some(Ok(Event::Delete(_) | Event::Init | Event::InitDone) | Err(_)) => {}
-            None => return,
-        }
+        self.0.finish().await
     }
 }
 

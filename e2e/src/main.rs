@@ -5,11 +5,13 @@
 mod audit;
 mod clock;
 mod cluster;
+mod component_log;
 mod console;
 mod coverage;
 mod demo;
 mod devices;
 mod event;
+mod following;
 mod leaders;
 mod migration;
 mod node;
@@ -59,7 +61,7 @@ enum Command {
         /// Run only tests whose name contains this.
         #[arg(long)]
         only: Option<String>,
-        /// Of tests that try one case after another: only those whose name contains this.
+        /// Of tests that try one case after another: only those whose names contain one of these, parted by commas.
         #[arg(long)]
         case: Option<String>,
     },

@@ -1,19 +1,15 @@
 //! Watches the control plane from outside while an update goes on: when each pod appeared, became ready and went.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
-use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use kube::runtime::watcher;
-use kube::runtime::{WatchStreamExt, watcher::Event};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use kubevirt_types::{Release, labels};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use crate::following::Following;
 use crate::product::{NAMESPACE, is_ready};
 
 /// One pod of the control plane, as its events told.
@@ -32,58 +28,30 @@ pub struct PodStory {
     pub deleted: Option<Timestamp>,
 }
 
-type Stories = Arc<Mutex<BTreeMap<String, PodStory>>>;
-
-/// Watches until it is stopped.
-pub struct Observer {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    stories: Stories,
-}
+/// Watches until it is finished.
+pub struct Observer(Following<BTreeMap<String, PodStory>>);
 
 impl Observer {
     /// Starts to watch.
     pub fn start(client: &Client) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let stories = Stories::default();
-        let task = tokio::spawn(observe(client.clone(), stories.clone(), stopped));
-        Self { stop, task, stories }
-    }
-
-    /// Ends it and returns the story of every pod that was seen.
-    pub async fn finish(self) -> anyhow::Result<Vec<PodStory>> {
-        self.stop.send_replace(true);
-        self.task.await?;
-        let stories = self.stories.lock().expect("the watch doesn't panic while it writes");
-        let mut all: Vec<PodStory> = stories.values().cloned().collect();
-        all.sort_by_key(|story| story.created);
-        Ok(all)
-    }
-}
-
-async fn observe(client: Client, stories: Stories, mut stopped: watch::Receiver<bool>) {
-    let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
-    let events = watcher(pods, watcher::Config::default()).default_backoff();
-    pin_mut!(events);
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            _ = stopped.changed() => return,
-        };
-        match event {
-            Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
-                note(&mut stories.lock().expect("nobody panics while reading"), &pod);
-            }
-            Some(Ok(Event::Delete(pod))) => {
-                let mut stories = stories.lock().expect("nobody panics while reading");
-                note(&mut stories, &pod);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        Self(Following::start(pods, |stories: &mut BTreeMap<String, PodStory>, event| match event {
+            Event::Apply(pod) | Event::InitApply(pod) => note(stories, &pod),
+            Event::Delete(pod) => {
+                note(stories, &pod);
                 if let Some(story) = stories.get_mut(&pod.name_any()) {
                     story.deleted.get_or_insert_with(Timestamp::now);
                 }
             }
-            Some(Ok(Event::Init | Event::InitDone) | Err(_)) => {}
-            None => return,
-        }
+            Event::Init | Event::InitDone => {}
+        }))
+    }
+
+    /// Ends it and returns the story of every pod that was seen.
+    pub async fn finish(self) -> anyhow::Result<Vec<PodStory>> {
+        let mut all: Vec<PodStory> = self.0.finish().await?.into_values().collect();
+        all.sort_by_key(|story| story.created);
+        Ok(all)
     }
 }
 

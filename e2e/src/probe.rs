@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use kubevirt_types::{VirtualMachine, VirtualMachineInstance};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster::Cluster;
 use crate::console;
@@ -17,6 +19,9 @@ use crate::vm::{Vms, tick_spec, tick_vm};
 
 /// A request that takes longer has failed: nobody waits longer at a terminal.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// So many of a kind wait for their answers; the next is asked when one of them has it.
+const IN_FLIGHT: usize = 64;
 
 /// The kind of request that attaches to a console.
 pub const ATTACH: &str = "attach console";
@@ -29,6 +34,8 @@ pub struct Tally {
     pub failed: u64,
     /// The longest time between two successes.
     pub longest_gap_ms: u64,
+    /// When it began.
+    pub longest_gap_from: Option<Timestamp>,
     pub slowest_ms: u64,
     /// How long before the end the last success was.
     pub last_success_ago_ms: Option<u64>,
@@ -39,15 +46,16 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, begun: Instant, outcome: Result<(), String>) {
+    fn add(&mut self, begun: Instant, requests: u64, outcome: Result<(), String>) {
         let now = Instant::now();
-        self.requests += 1;
+        self.requests += requests;
         self.slowest_ms = self.slowest_ms.max(now.duration_since(begun).as_millis() as u64);
         match outcome {
             Ok(()) => {
-                if let Some(last) = self.last_success {
-                    self.longest_gap_ms =
-                        self.longest_gap_ms.max(now.duration_since(last).as_millis() as u64);
+                let gap = self.last_success.map_or(Duration::ZERO, |last| now.duration_since(last));
+                if gap.as_millis() as u64 > self.longest_gap_ms {
+                    self.longest_gap_ms = gap.as_millis() as u64;
+                    self.longest_gap_from = Timestamp::now().checked_sub(gap).ok();
                 }
                 self.last_success = Some(now);
             }
@@ -61,14 +69,24 @@ impl Tally {
     }
 }
 
+/// A kind of request.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    /// Between two of them.
+    period: Duration,
+    /// How many requests one of them is.
+    requests: u64,
+}
+
 type Tallies = Arc<Mutex<BTreeMap<&'static str, Tally>>>;
 
 /// How much is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// As some people do, about twenty requests a second.
+    /// As some people do: about twenty requests a second.
     People,
-    /// About fifty.
+    /// Fifty requests a second.
     Fifty,
 }
 
@@ -92,32 +110,38 @@ impl Probes {
         };
 
         let worker = vms.clone();
-        probes.spawn(&stopped, every(250, 250), "create, patch, delete VM", move |turn| {
+        let life = Kind { name: "create, patch, delete VM", period: every(250, 500), requests: 3 };
+        probes.spawn(&stopped, life, move |turn| {
             let vms = worker.clone();
             async move { work_on_a_vm(&vms, turn).await }
         });
         let worker = vms.clone();
-        probes.spawn(&stopped, every(250, 100), "create VMI (dry run)", move |_| {
+        let admission = Kind { name: "create VMI (dry run)", period: every(250, 100), requests: 1 };
+        probes.spawn(&stopped, admission, move |_| {
             let vms = worker.clone();
             async move { dry_run_vmi(&vms).await }
         });
         let (worker, evicted) = (vms, vmi.to_owned());
-        probes.spawn(&stopped, every(1000, 500), "evict launcher (dry run)", move |_| {
+        let eviction = Kind { name: "evict launcher (dry run)", period: every(1000, 500), requests: 2 };
+        probes.spawn(&stopped, eviction, move |_| {
             let (vms, vmi) = (worker.clone(), evicted.clone());
             async move { dry_run_eviction(&vms, &vmi).await }
         });
         let client = cluster.client.clone();
-        probes.spawn(&stopped, every(100, 50), "GET subresource version", move |_| {
+        let subresource = Kind { name: "GET subresource version", period: every(100, 50), requests: 1 };
+        probes.spawn(&stopped, subresource, move |_| {
             let client = client.clone();
             async move { get(&client, "/apis/subresources.kubevirt.io/v1/version").await }
         });
         let client = cluster.client.clone();
-        probes.spawn(&stopped, every(500, 150), "GET discovery", move |_| {
+        let discovery = Kind { name: "GET discovery", period: every(500, 112), requests: 1 };
+        probes.spawn(&stopped, discovery, move |_| {
             let client = client.clone();
             async move { get(&client, "/apis/subresources.kubevirt.io/v1").await }
         });
         let (client, namespace, vmi) = (cluster.client.clone(), namespace.to_owned(), vmi.to_owned());
-        probes.spawn(&stopped, every(1000, 1000), ATTACH, move |_| {
+        let attach = Kind { name: ATTACH, period: every(1000, 1000), requests: 1 };
+        probes.spawn(&stopped, attach, move |_| {
             let (client, namespace, vmi) = (client.clone(), namespace.clone(), vmi.clone());
             async move {
                 let mut socket =
@@ -132,28 +156,43 @@ impl Probes {
         probes
     }
 
-    fn spawn<F, R>(&mut self, stopped: &watch::Receiver<bool>, period: Duration, name: &'static str, work: F)
+    /// Asks at a steady pace, whether or not the answer to what was asked before is there: who waits for each answer asks
+    /// less the slower they come, and would see less of a gap.
+    fn spawn<F, R>(&mut self, stopped: &watch::Receiver<bool>, kind: Kind, work: F)
     where
         F: Fn(u64) -> R + Send + 'static,
-        R: Future<Output = Result<(), String>> + Send,
+        R: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let stopped = stopped.clone();
+        let mut stopped = stopped.clone();
         let tallies = self.tallies.clone();
-        tallies.lock().expect("no probe panics while it counts").insert(name, Tally::default());
+        tallies.lock().expect("no probe panics while it counts").insert(kind.name, Tally::default());
         self.tasks.spawn(async move {
-            let mut turn = 0;
-            while !*stopped.borrow() {
-                let begun = Instant::now();
-                let outcome = tokio::time::timeout(REQUEST_LIMIT, work(turn))
-                    .await
-                    .unwrap_or_else(|_| Err(format!("no answer within {} s", REQUEST_LIMIT.as_secs())));
-                if let Some(tally) = tallies.lock().expect("no probe panics while it counts").get_mut(name) {
-                    let at = jiff::Timestamp::now();
-                    tally.add(begun, outcome.map_err(|failure| format!("{at}: {failure}")));
+            let mut pace = interval(kind.period);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            let mut asked = JoinSet::new();
+            for turn in 0.. {
+                tokio::select! {
+                    _ = pace.tick() => {}
+                    _ = stopped.changed() => break,
                 }
-                turn += 1;
-                tokio::time::sleep(period.saturating_sub(begun.elapsed())).await;
+                while asked.try_join_next().is_some() {}
+                if asked.len() >= IN_FLIGHT {
+                    asked.join_next().await;
+                }
+                let (answer, tallies) = (work(turn), tallies.clone());
+                asked.spawn(async move {
+                    let begun = Instant::now();
+                    let outcome = tokio::time::timeout(REQUEST_LIMIT, answer)
+                        .await
+                        .unwrap_or_else(|_| Err(format!("no answer within {} s", REQUEST_LIMIT.as_secs())));
+                    let mut tallies = tallies.lock().expect("no probe panics while it counts");
+                    if let Some(tally) = tallies.get_mut(kind.name) {
+                        let outcome = outcome.map_err(|failure| format!("{}: {failure}", Timestamp::now()));
+                        tally.add(begun, kind.requests, outcome);
+                    }
+                });
             }
+            asked.join_all().await;
         });
     }
 

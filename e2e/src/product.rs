@@ -79,7 +79,7 @@ impl Product {
     pub async fn unset_all(&self) -> anyhow::Result<()> {
         self.patch_spec(json!({
             "imageTag": null, "imageRegistry": null, "customizeComponents": null,
-            "updateStrategy": {"onFailure": null, "soakSeconds": SOAK_SECONDS},
+            "updateStrategy": {"onFailure": null, "drainSeconds": null, "soakSeconds": SOAK_SECONDS},
         }))
         .await
     }

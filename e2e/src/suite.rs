@@ -17,8 +17,15 @@ pub struct Context {
     pub product: Product,
     /// A fresh namespace of its own.
     pub namespace: String,
-    /// A test that tries one case after another tries only those whose name contains this.
+    /// A test that tries one case after another tries only those whose names contain one of these, parted by commas.
     pub case: Option<String>,
+}
+
+impl Context {
+    /// Whether a test of several cases tries this one.
+    pub fn wants(&self, case: &str) -> bool {
+        self.case.as_ref().is_none_or(|parts| parts.split(',').any(|part| case.contains(part)))
+    }
 }
 
 type Run = fn(Context) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;

@@ -63,6 +63,8 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, update::back_in_the_middle),
         test!("update", core: true, update::by_operator_manifest),
         test!("update-core", core: true, chaos::core),
+        test!("update", core: false, chaos::isolated),
+        test!("update", core: false, chaos::resumed_by_virtctl),
         test!("update", core: false, chaos::all),
         test!("update", core: true, install::uninstall),
     ]

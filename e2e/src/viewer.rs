@@ -1,17 +1,29 @@
 //! Somebody at a screen all the time: a plain VNC client (RFC 6143) that asks for a part of the picture again and again,
 //! presses a key that changes nothing, and takes every byte that isn't well-formed for the end of the session.
+//!
+//! Once at virt-api itself, and once at the port that `virtctl vnc --proxy-only` opens.
 
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures::{SinkExt, StreamExt};
 use kube::Client;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::console::{self, Socket};
+use crate::talk::With;
+use crate::virtctl;
 
 /// Between two looks.
 const PACE: Duration = Duration::from_millis(500);
@@ -34,11 +46,14 @@ pub struct Viewed {
     pub cut: u32,
     /// Why.
     pub causes: Vec<String>,
+    /// How often virtctl resumed by itself.
+    pub resumed: u32,
 }
 
 /// One that looks until it is finished.
 pub struct Viewer {
     pub vmi: String,
+    pub with: With,
     stop: watch::Sender<bool>,
     seen: watch::Receiver<u64>,
     task: JoinHandle<Viewed>,
@@ -46,14 +61,12 @@ pub struct Viewer {
 
 impl Viewer {
     /// Sits down at a screen.
-    pub fn start(client: &Client, namespace: &str, vmi: &str) -> Self {
+    pub fn start(client: &Client, namespace: &str, vmi: &str, with: With) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (sees, seen) = watch::channel(0);
-        let path = format!(
-            "/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{vmi}/vnc"
-        );
-        let task = tokio::spawn(view(client.clone(), path, stopped, sees));
-        Self { vmi: vmi.to_owned(), stop, seen, task }
+        let place = Place { client: client.clone(), namespace: namespace.into(), vmi: vmi.into(), with };
+        let task = tokio::spawn(view(place, stopped, sees));
+        Self { vmi: vmi.to_owned(), with, stop, seen, task }
     }
 
     /// Waits for so many pictures more.
@@ -78,16 +91,19 @@ impl Viewer {
     }
 }
 
-async fn view(
+struct Place {
     client: Client,
-    path: String,
-    mut stopped: watch::Receiver<bool>,
-    sees: watch::Sender<u64>,
-) -> Viewed {
+    namespace: String,
+    vmi: String,
+    with: With,
+}
+
+async fn view(place: Place, mut stopped: watch::Receiver<bool>, sees: watch::Sender<u64>) -> Viewed {
     let mut viewed = Viewed::default();
+    let resumed = Arc::default();
     while !*stopped.borrow() {
         let outcome = tokio::select! {
-            outcome = look(&client, &path, &mut viewed, &sees) => outcome,
+            outcome = look(&place, &resumed, &mut viewed, &sees) => outcome,
             _ = stopped.changed() => break,
         };
         if let Err(error) = outcome {
@@ -96,18 +112,22 @@ async fn view(
         }
         tokio::time::sleep(PACE).await;
     }
+    viewed.resumed = resumed.load(Ordering::Relaxed);
     viewed
 }
 
 /// One session to its end, which is always an error.
 async fn look(
-    client: &Client,
-    path: &str,
+    place: &Place,
+    resumed: &Arc<AtomicU32>,
     viewed: &mut Viewed,
     sees: &watch::Sender<u64>,
 ) -> anyhow::Result<()> {
-    let socket = console::open(client, path, kubevirt_types::labels::PLAIN_SUBPROTOCOL).await?;
-    let mut screen = Screen { socket, bytes: Vec::new(), size: (0, 0) };
+    let line = match place.with {
+        With::PlainClient => Line::plain(place).await?,
+        With::Virtctl => Line::virtctl(place, resumed).await?,
+    };
+    let mut screen = Screen { line, bytes: Vec::new(), size: (0, 0) };
     screen.shake_hands().await?;
     let mut last: Option<Instant> = None;
     loop {
@@ -123,8 +143,80 @@ async fn look(
     }
 }
 
+/// What carries the bytes of a session.
+enum Line {
+    Plain(Box<Socket>),
+    /// Its process ends with it.
+    Virtctl(TcpStream, Box<Child>),
+}
+
+impl Line {
+    async fn plain(place: &Place) -> anyhow::Result<Self> {
+        let path = format!(
+            "/apis/subresources.kubevirt.io/v1/namespaces/{}/virtualmachineinstances/{}/vnc",
+            place.namespace, place.vmi
+        );
+        let socket = console::open(&place.client, &path, kubevirt_types::labels::PLAIN_SUBPROTOCOL).await?;
+        Ok(Self::Plain(Box::new(socket)))
+    }
+
+    async fn virtctl(place: &Place, resumed: &Arc<AtomicU32>) -> anyhow::Result<Self> {
+        let mut virtctl = virtctl::command(&["vnc", &place.vmi, "-n", &place.namespace, "--proxy-only"])?
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("running virtctl vnc")?;
+        let stdout = virtctl.stdout.take().context("its output is ours")?;
+        let mut complaints =
+            BufReader::new(virtctl.stderr.take().context("its complaints are ours")?).lines();
+        let resumed = Arc::clone(resumed);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = complaints.next_line().await {
+                if line.contains("resuming") {
+                    resumed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let said = BufReader::new(stdout).lines().next_line().await?.context("virtctl vnc said no port")?;
+        let said: Value = serde_json::from_str(&said).with_context(|| format!("virtctl vnc said {said}"))?;
+        let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).context("no port")?;
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        Ok(Self::Virtctl(stream, Box::new(virtctl)))
+    }
+
+    /// The next bytes that come.
+    async fn hear(&mut self) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Plain(socket) => match socket.next().await {
+                Some(Ok(Message::Close(frame))) => bail!("closed by the server: {frame:?}"),
+                Some(Ok(message)) => Ok(console::said(message).to_vec()),
+                Some(Err(error)) => bail!("{error}"),
+                None => bail!("ended without a close frame"),
+            },
+            Self::Virtctl(stream, virtctl) => {
+                let mut chunk = vec![0; 32 * 1024];
+                let count = stream.read(&mut chunk).await?;
+                if count == 0 {
+                    bail!("virtctl vnc ended: {:?}", virtctl.wait().await);
+                }
+                chunk.truncate(count);
+                Ok(chunk)
+            }
+        }
+    }
+
+    async fn say(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        match self {
+            Self::Plain(socket) => Ok(socket.send(Message::binary(bytes)).await?),
+            Self::Virtctl(stream, _) => Ok(stream.write_all(&bytes).await?),
+        }
+    }
+}
+
 struct Screen {
-    socket: Socket,
+    line: Line,
     bytes: Vec<u8>,
     size: (u16, u16),
 }
@@ -132,12 +224,7 @@ struct Screen {
 impl Screen {
     async fn take(&mut self, count: usize) -> anyhow::Result<Vec<u8>> {
         while self.bytes.len() < count {
-            match self.socket.next().await {
-                Some(Ok(Message::Close(frame))) => bail!("closed by the server: {frame:?}"),
-                Some(Ok(message)) => self.bytes.extend_from_slice(&console::said(message)),
-                Some(Err(error)) => bail!("{error}"),
-                None => bail!("ended without a close frame"),
-            }
+            self.bytes.extend(self.line.hear().await?);
         }
         Ok(self.bytes.drain(..count).collect())
     }
@@ -153,7 +240,7 @@ impl Screen {
     }
 
     async fn say(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
-        Ok(self.socket.send(Message::binary(bytes)).await?)
+        self.line.say(bytes).await
     }
 
     async fn shake_hands(&mut self) -> anyhow::Result<()> {

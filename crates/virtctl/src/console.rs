@@ -20,6 +20,8 @@ use talk::{End, Keys, talk};
 const RETRY: Duration = Duration::from_secs(1);
 /// A cut console that can't be opened again for so long is given up.
 const RESUME_LIMIT: Duration = Duration::from_secs(60);
+/// For so long an API server that starts may refuse whom it will let in.
+const API_SERVER_START: Duration = Duration::from_secs(15);
 
 /// A console that can't be opened, or was cut.
 #[derive(Debug, thiserror::Error)]
@@ -90,20 +92,24 @@ async fn connect(cluster: &Cluster, name: &str, path: &str, limit: Duration) -> 
 
 /// Opens a cut console again. None when the instance is gone, or nobody answers for too long.
 async fn resume(cluster: &Cluster, name: &str, path: &str) -> Option<Opened> {
-    let deadline = Instant::now() + RESUME_LIMIT;
-    while Instant::now() < deadline {
+    let begun = Instant::now();
+    while begun.elapsed() < RESUME_LIMIT {
         match open(cluster, name, path).await {
             Ok(opened) => return Some(opened),
-            Err(error) if is_final(&error) => return None,
+            Err(error) if is_final(&error, begun.elapsed()) => return None,
             Err(_) => sleep(RETRY).await,
         }
     }
     None
 }
 
-/// Whether asking again can't help: the instance doesn't run or isn't there any more, or we may not.
-pub(crate) fn is_final(error: &OpenError) -> bool {
+/// Whether asking again can't help who was let in before: the instance doesn't run or isn't there any more, or he has been
+/// refused for a while; an API server that has just started knows neither its users nor their rights for a moment.
+pub(crate) fn is_final(error: &OpenError, asked_for: Duration) -> bool {
     match error {
+        OpenError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
+            asked_for >= API_SERVER_START
+        }
         OpenError::Refused { status, .. } => {
             status.is_client_error() && *status != StatusCode::TOO_MANY_REQUESTS
         }
@@ -126,9 +132,17 @@ mod tests {
         let refused =
             |code| OpenError::Refused { status: StatusCode::from_u16(code).unwrap(), message: String::new() };
         for (code, final_) in
-            [(400, true), (401, true), (404, true), (429, false), (500, false), (503, false)]
+            [(400, true), (401, false), (403, false), (404, true), (429, false), (500, false), (503, false)]
         {
-            assert_eq!(is_final(&refused(code)), final_, "{code}");
+            assert_eq!(is_final(&refused(code), Duration::ZERO), final_, "{code}");
+        }
+    }
+
+    #[test]
+    fn who_is_refused_for_long_is_refused() {
+        for code in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            let refused = OpenError::Refused { status: code, message: String::new() };
+            assert!(is_final(&refused, API_SERVER_START), "{code}");
         }
     }
 

@@ -1,10 +1,13 @@
 //! Updates under load, in every way and with everything in between that a cluster does to one: one table.
 
 mod blows;
+mod leader;
 mod lives;
 mod load;
 mod report;
+mod rotation;
 mod row;
+mod sessions;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -17,6 +20,9 @@ use crate::suite::Context;
 use blows::Blow;
 use load::{Guests, Size};
 use row::{Demand, Row};
+
+pub use leader::isolated;
+pub use sessions::resumed_by_virtctl;
 
 const OLD: Release = Release::V0_17_0;
 const NEW: Release = Release::V0_18_0;
@@ -32,19 +38,21 @@ enum Way {
     Rollback,
     /// There, back, and there again.
     ThereBackThere,
+    /// Nothing is updated: only the certificates are other ones.
+    Rotation,
 }
 
 impl Way {
     fn begins_at(self) -> Release {
         match self {
             Self::Tag | Self::Manifest | Self::ThereBackThere => OLD,
-            Self::Rollback => NEW,
+            Self::Rollback | Self::Rotation => NEW,
         }
     }
 
     fn ends_at(self) -> Release {
         match self {
-            Self::Tag | Self::Manifest | Self::ThereBackThere => NEW,
+            Self::Tag | Self::Manifest | Self::ThereBackThere | Self::Rotation => NEW,
             Self::Rollback => OLD,
         }
     }
@@ -65,6 +73,13 @@ impl Way {
                 by_tag(&OLD).await?;
                 by_tag(&NEW).await
             }
+            Self::Rotation => {
+                let before = rotation::pods(product).await?;
+                println!("    {}", rotation::rotate(product, "140h0m0s", "22h0m0s").await?);
+                let after = rotation::pods(product).await?;
+                ensure!(before == after, "a rotation has changed the pods: {before:?} became {after:?}");
+                Ok(())
+            }
         }
     }
 }
@@ -76,7 +91,7 @@ struct Scenario {
     demand: Demand,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario { name: "plain", way: Way::Tag, blow: Blow::None, demand: Demand::Nothing },
     Scenario { name: "rollback", way: Way::Rollback, blow: Blow::None, demand: Demand::Nothing },
     Scenario { name: "by operator manifest", way: Way::Manifest, blow: Blow::None, demand: Demand::Nothing },
@@ -87,6 +102,7 @@ const SCENARIOS: [Scenario; 9] = [
         demand: Demand::Nothing,
     },
     Scenario { name: "CA rotation", way: Way::Tag, blow: Blow::Rotation, demand: Demand::Nothing },
+    Scenario { name: "CA rotation alone", way: Way::Rotation, blow: Blow::None, demand: Demand::Nothing },
     Scenario { name: "kubelet restarted", way: Way::Tag, blow: Blow::Kubelet, demand: Demand::Nothing },
     Scenario { name: "kill -9 every 5 s", way: Way::Tag, blow: Blow::Kills, demand: Demand::WhatWasHit },
     Scenario {
@@ -109,9 +125,8 @@ pub async fn all(context: Context) -> anyhow::Result<()> {
 }
 
 async fn run(context: &Context, scenarios: &[Scenario], size: Size) -> anyhow::Result<()> {
-    let case = context.case.as_deref().unwrap_or_default();
-    let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| scenario.name.contains(case)).collect();
-    ensure!(!chosen.is_empty(), "no scenario is called {case:?}");
+    let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| context.wants(scenario.name)).collect();
+    ensure!(!chosen.is_empty(), "no scenario is called {:?}", context.case);
     let product = &context.product;
     let mut guests = None;
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
@@ -140,6 +155,8 @@ async fn run(context: &Context, scenarios: &[Scenario], size: Size) -> anyhow::R
     if let Some(guests) = guests {
         guests.remove().await?;
     }
+    // Not between two scenarios: the next would have a rotation in it that is not its own.
+    product.patch_spec(serde_json::json!({"certificateRotateStrategy": null})).await?;
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
@@ -168,13 +185,12 @@ async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow:
         let releases = match scenario.way {
             Way::Tag | Way::Manifest => Some((&OLD, &NEW)),
             Way::Rollback => Some((&NEW, &OLD)),
-            // Three reports; the numbers are of all.
-            Way::ThereBackThere => None,
+            // Three reports, and none; the numbers are of all.
+            Way::ThereBackThere | Way::Rotation => None,
         };
         if let Some(releases) = releases {
             row.complaints.extend(report::complaints(&row, row.controller.as_ref(), releases).await?);
         }
     }
-    scenario.blow.undo(product).await?;
     Ok(row)
 }

@@ -97,10 +97,7 @@ pub async fn core(context: Context) -> anyhow::Result<()> {
 }
 
 async fn matrix(context: &Context, cases: Vec<&Case>) -> anyhow::Result<()> {
-    let chosen: Vec<&Case> = cases
-        .into_iter()
-        .filter(|case| context.case.as_deref().is_none_or(|part| case.name.contains(part)))
-        .collect();
+    let chosen: Vec<&Case> = cases.into_iter().filter(|case| context.wants(case.name)).collect();
     ensure!(!chosen.is_empty(), "no fault is called {:?}", context.case);
     let world = World::start(context).await?;
     let mut rows = Vec::new();

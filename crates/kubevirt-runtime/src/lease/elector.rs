@@ -123,7 +123,10 @@ impl Elector {
         self.held = None;
         tracing::error!(lease = self.config.name, "lost the lease, stopping the leader's work");
         match timeout_at(must_stop_by, &mut work).await {
-            Ok(_) => Ok(Ended::Lost),
+            Ok(_) => {
+                tracing::info!(lease = self.config.name, "the leader's work has stopped");
+                Ok(Ended::Lost)
+            }
             Err(_) => Err(LeaseError::StillWorking {
                 namespace: self.config.namespace.clone(),
                 name: self.config.name.clone(),

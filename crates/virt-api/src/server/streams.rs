@@ -3,7 +3,7 @@
 
 use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::response::Response;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use kubevirt_runtime::serve::StreamTracker;
 use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::websocket::Upgrade;
@@ -86,21 +86,48 @@ fn refusal(error: OpenError) -> Refusal {
     match error {
         OpenError::Refused(refusal) => *refusal,
         OpenError::Ended => Refusal::bad_request("VMI is not running"),
-        OpenError::Handler(error) => match &error {
-            HandlerError::None { .. } => Refusal::bad_request(error.to_string()),
-            HandlerError::Refused { status, message, .. } => {
-                Refusal::internal(format!("Can't connect to websocket ({}): {message}", status.as_u16()))
+        OpenError::Handler(error) => {
+            let message = match &error {
+                HandlerError::None { .. } => return Refusal::bad_request(error.to_string()),
+                HandlerError::Refused { status, message, .. } => {
+                    format!("Can't connect to websocket ({}): {message}", status.as_u16())
+                }
+                HandlerError::Connect { .. } | HandlerError::Cut { .. } => {
+                    format!("Can't connect to websocket: {error}")
+                }
+            };
+            // A launcher that has just died, or a virt-handler that is being replaced: asking again helps.
+            if error.may_pass() || error.is_unready() {
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            } else {
+                Refusal::internal(message)
             }
-            HandlerError::Connect { .. } | HandlerError::Cut { .. } => {
-                Refusal::internal(format!("Can't connect to websocket: {error}"))
-            }
-        },
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_pass_is_said_to_be_unavailable() {
+        let refused = |status, message: &str| {
+            let handler = "a".to_owned();
+            let error = HandlerError::Refused { handler, status, message: message.to_owned() };
+            refusal(OpenError::Handler(error)).status()["code"].clone()
+        };
+        let (gone, taken) = ("the launcher is gone", "Active VNC connection. Request denied.");
+        for (status, message, said) in [
+            (StatusCode::SERVICE_UNAVAILABLE, gone, StatusCode::SERVICE_UNAVAILABLE),
+            (StatusCode::GATEWAY_TIMEOUT, gone, StatusCode::SERVICE_UNAVAILABLE),
+            (StatusCode::NOT_FOUND, gone, StatusCode::SERVICE_UNAVAILABLE),
+            (StatusCode::SERVICE_UNAVAILABLE, taken, StatusCode::INTERNAL_SERVER_ERROR),
+            (StatusCode::INTERNAL_SERVER_ERROR, gone, StatusCode::INTERNAL_SERVER_ERROR),
+        ] {
+            assert_eq!(refused(status, message), said.as_u16(), "{status} {message}");
+        }
+    }
 
     #[test]
     fn a_session_is_safe_in_a_url() {

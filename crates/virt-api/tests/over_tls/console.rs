@@ -174,7 +174,7 @@ async fn who_may_not_and_what_does_not_run_is_refused_in_words() {
     let (status, message) = refused("jane", format!("{CONSOLE}?session=a%20b")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{message}");
     let (status, message) = refused("jane", CONSOLE.to_owned()).await;
-    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{message}");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{message}");
     assert!(world.lets_nobody_in().await);
     world.shutdown.start();
 }

@@ -63,12 +63,17 @@ impl Servers for Session<'_> {
     }
 
     async fn find(&mut self, lost_for: Duration) -> Result<WebSocket, Close> {
-        let deadline = Instant::now() + RESUME_LIMIT.saturating_sub(lost_for);
+        let begun = Instant::now();
+        let deadline = begun + RESUME_LIMIT.saturating_sub(lost_for);
         loop {
             // Who comes back never takes the place of somebody newer.
             match self.open(true).await {
                 Ok(opened) => return Ok(opened.websocket),
-                Err(error) if is_final(&error) || is_taken(&error) || Instant::now() >= deadline => {
+                Err(error)
+                    if is_final(&error, begun.elapsed())
+                        || is_taken(&error)
+                        || Instant::now() >= deadline =>
+                {
                     return Err(Close::internal_error(chain(&error)));
                 }
                 Err(_) => sleep(RETRY).await,

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use kubevirt_types::Release;
-use serde_json::json;
 
+use super::rotation;
 use crate::node::{Node, Signal};
 use crate::product::{Product, UPDATE_LIMIT, is_of};
 use crate::vm::schedulable_nodes;
@@ -23,7 +24,7 @@ const COMPONENTS: [&str; 4] = ["virt-operator", "virt-handler", "virt-controller
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
     None,
-    /// SIGKILL for a component's pod, another every few seconds.
+    /// SIGKILL for a component's pod, which then is gone; another every few seconds.
     Kills,
     /// kube-apiserver is killed, and its kubelet starts it again.
     ApiServer,
@@ -70,13 +71,7 @@ impl Blow {
                 node.rejoin().await?;
                 Ok(format!("{} cut off for {} s", node.0, CUT.as_secs()))
             }
-            Self::Rotation => {
-                let durations = json!({"selfSigned": {
-                    "ca": {"duration": "150h0m0s"}, "server": {"duration": "23h0m0s"},
-                }});
-                product.patch_spec(json!({"certificateRotateStrategy": durations})).await?;
-                Ok("a CA and leaves of other durations asked for".to_owned())
-            }
+            Self::Rotation => rotation::rotate(product, "150h0m0s", "23h0m0s").await,
             Self::Kubelet => {
                 let node = worker().await?;
                 node.stop_kubelet().await?;
@@ -84,14 +79,6 @@ impl Blow {
                 Ok(format!("kubelet of {} restarted", node.0))
             }
         }
-    }
-
-    /// Takes back what is still there of it.
-    pub async fn undo(self, product: &Product) -> anyhow::Result<()> {
-        if self == Self::Rotation {
-            product.patch_spec(json!({"certificateRotateStrategy": null})).await?;
-        }
-        Ok(())
     }
 }
 
@@ -109,6 +96,13 @@ async fn kills(product: &Product, over: impl Fn() -> bool) -> anyhow::Result<Str
             match Node(node).signal(&pod.name_any(), Signal::Kill).await {
                 Ok(()) => killed.push(component),
                 Err(error) => println!("    {error:#}"),
+            }
+            // The kubelet would start it again after a back-off that grows with each kill: another pod takes its place.
+            let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+            match product.all_pods().delete(&pod.name_any(), &at_once).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
             }
         }
         tokio::time::sleep(KILL_EVERY.saturating_sub(begun.elapsed())).await;

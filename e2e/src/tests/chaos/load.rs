@@ -124,7 +124,16 @@ impl Guests {
             .collect();
         let mut viewers: Vec<Viewer> = self.names[..self.size.screens]
             .iter()
-            .map(|name| Viewer::start(client, namespace, name))
+            .enumerate()
+            .map(|(index, name)| {
+                // One of several is virtctl's.
+                let with = if index > 0 && index + 1 == self.size.screens {
+                    With::Virtctl
+                } else {
+                    With::PlainClient
+                };
+                Viewer::start(client, namespace, name, with)
+            })
             .collect();
         for talk in &talks {
             talk.hears(10).await?;
@@ -228,8 +237,11 @@ impl Load<'_> {
             row.requests += tally.requests;
             row.failed += tally.failed;
             row.longest_api_gap_ms = row.longest_api_gap_ms.max(tally.longest_gap_ms);
-            row.notes
-                .push(format!("{name}: {} asked, longest gap {} ms", tally.requests, tally.longest_gap_ms));
+            let from = tally.longest_gap_from.map_or(String::new(), |from| format!(" from {from:.1}"));
+            row.notes.push(format!(
+                "{name}: {} requests, longest gap {} ms{from}",
+                tally.requests, tally.longest_gap_ms
+            ));
             row.notes.extend(tally.failures.iter().take(3).map(|failure| format!("{name}: {failure}")));
         }
         for life in self.lives {
@@ -272,11 +284,15 @@ impl Load<'_> {
             }
         }
         for viewer in self.viewers {
-            let vmi = viewer.vmi.clone();
+            let (vmi, with) = (viewer.vmi.clone(), viewer.with);
             let viewed = viewer.finish().await?;
-            row.screens += Sessions { open: 1, cut: viewed.cut, ..Sessions::default() };
+            let screens = match with {
+                With::PlainClient => &mut row.screens,
+                With::Virtctl => &mut row.virtctl,
+            };
+            *screens += Sessions { open: 1, cut: viewed.cut, resumed: viewed.resumed, typed_lost: 0 };
             row.notes.push(format!(
-                "screen of {vmi}: {} pictures, longest gap {} ms",
+                "screen of {vmi} ({with:?}): {} pictures, longest gap {} ms",
                 viewed.pictures, viewed.longest_gap_ms
             ));
             row.notes.extend(viewed.causes.iter().map(|cause| format!("screen of {vmi} cut: {cause}")));

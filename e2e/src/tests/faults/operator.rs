@@ -183,7 +183,7 @@ async fn judge(world: &World, measured: Measured, begun: Timestamp, row: &mut Ro
             row.complaints.push(format!("{component}: {least} replicas at some time"));
         }
     }
-    if let Some(writes) = audit::operator_writes(begun)? {
+    if let Some(writes) = audit::writes(audit::OPERATOR, begun)? {
         let written = audit::first_writes(&writes);
         if written != UPDATE_ORDER {
             row.complaints.push(format!("written in the order {}", written.join(", ")));
@@ -223,7 +223,7 @@ pub async fn fight(world: &World) -> anyhow::Result<Row> {
     if restarts(&after) != restarts(&operators) {
         row.complaints.push(format!("replicas were restarted: {:?}", restarts(&after)));
     }
-    let writes = audit::operator_writes(begun)?.context("the audit log of our own cluster")?;
+    let writes = audit::writes(audit::OPERATOR, begun)?.context("the audit log of our own cluster")?;
     let reigns = audit::reigns(&writes, &names);
     let told: Vec<String> = reigns.iter().map(|(pod, number)| format!("{pod} {number}")).collect();
     if reigns.len() > handovers.len() + 1 {

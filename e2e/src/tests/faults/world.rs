@@ -165,7 +165,7 @@ impl World {
         let probes = Probes::start(&self.cluster, &self.vms.namespace, ATTACHED, Pace::People);
         wait::until("ticks of every guest", Duration::from_secs(60), async || {
             let heard: Vec<u64> = guests.iter().map(|(_, _, recorder)| recorder.heard()).collect();
-            let watched = coverage.so_far().iter().any(|change| matches!(change, Change::Complete));
+            let watched = coverage.is_complete();
             wait::when(
                 heard.iter().all(|n| *n >= WARM_TICKS) && watched,
                 format!("{heard:?}, pods: {watched}"),

@@ -101,7 +101,7 @@ pub async fn kill_matrix(context: Context) -> anyhow::Result<()> {
     for (victim, phase) in rows.filter(|(victim, phase)| phase.rank() >= victim.since().rank()) {
         let fate = victim.fate();
         let name = format!("{victim:?} at {phase:?}");
-        if !context.case.as_ref().is_none_or(|part| name.contains(part)) {
+        if !context.wants(&name) {
             continue;
         }
         println!("  {name}: the guest {fate:?}");

@@ -1,0 +1,182 @@
+//! What a plain client would lose, virtctl's users don't: a console and a screen by `virtctl` while virt-api is killed, while
+//! virt-handler is, while a node's network is cut, and when virt-api may drain for a few seconds only.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use kubevirt_types::Release;
+use serde_json::json;
+
+use crate::demo;
+use crate::node::{self, Node, Signal};
+use crate::product::{Product, is_ready};
+use crate::suite::Context;
+use crate::talk::{Talk, With};
+use crate::ticks::{in_order, summarize};
+use crate::viewer::Viewer;
+use crate::vm::{Vms, schedulable_nodes};
+use crate::wait;
+
+/// The guest at which people sit with virtctl.
+const GUEST: &str = "resumed";
+/// The one with a plain client.
+const PLAIN: &str = "plain";
+/// How long a network is away.
+const CUT: Duration = Duration::from_secs(10);
+/// Nobody's work is done in this time.
+const SHORT_DRAIN_SECONDS: u32 = 10;
+/// A container that was killed is started again, later each time.
+const BACK_LIMIT: Duration = Duration::from_secs(180);
+
+/// What is done to the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    ApiKilled,
+    HandlerKilled,
+    NetworkCut,
+    ShortDrain,
+}
+
+impl Blow {
+    const ALL: [(&str, Self); 4] = [
+        ("virt-api killed", Self::ApiKilled),
+        ("virt-handler killed", Self::HandlerKilled),
+        ("each node's network cut", Self::NetworkCut),
+        ("short drain", Self::ShortDrain),
+    ];
+
+    /// Whether it ends virtctl's connection for certain.
+    fn cuts(self) -> bool {
+        match self {
+            Self::ApiKilled | Self::ShortDrain => true,
+            Self::HandlerKilled | Self::NetworkCut => false,
+        }
+    }
+
+    async fn strike(self, context: &Context, sessions: &mut Sessions) -> anyhow::Result<()> {
+        let product = &context.product;
+        match self {
+            Self::ApiKilled | Self::HandlerKilled => {
+                let component = if self == Self::ApiKilled { "virt-api" } else { "virt-handler" };
+                for pod in product.pods(component).await? {
+                    let name = pod.metadata.name.context("a pod has a name")?;
+                    let node = Node(pod.spec.and_then(|spec| spec.node_name).context("it has a node")?);
+                    node.signal(&name, Signal::Kill).await?;
+                    sessions.go_on().await.with_context(|| format!("after {name} was killed"))?;
+                    is_back(product, component).await?;
+                }
+            }
+            Self::NetworkCut => {
+                for name in schedulable_nodes(&context.cluster).await? {
+                    let node = Node(name);
+                    node.isolate().await?;
+                    tokio::time::sleep(CUT).await;
+                    node.rejoin().await?;
+                    sessions.go_on().await.with_context(|| format!("after {} was cut off", node.0))?;
+                }
+                is_back(product, "virt-api").await?;
+            }
+            Self::ShortDrain => {
+                product.set_tag(&Release::V0_17_0.to_string()).await?;
+                product.wait_for(&Release::V0_17_0).await?;
+                sessions.go_on().await.context("after the update")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every way in which a session can lose what carries it.
+pub async fn resumed_by_virtctl(context: Context) -> anyhow::Result<()> {
+    ensure!(node::is_ours(), "killing and cutting off need nodes that this machine reaches into");
+    let product = &context.product;
+    if product.settled().await?.as_ref() != Some(&Release::V0_18_0) {
+        product.bring_to(&Release::V0_18_0).await?;
+    }
+    let vms = Vms::of(&context.cluster, &context.namespace);
+    for name in [GUEST, PLAIN] {
+        vms.create(name, "Always", None).await?;
+    }
+    for name in [GUEST, PLAIN] {
+        vms.wait_running(name).await?;
+        demo::first_tick(&context.cluster, &vms, name).await?;
+    }
+    for (name, blow) in Blow::ALL.into_iter().filter(|(name, _)| context.wants(name)) {
+        if blow == Blow::ShortDrain {
+            product.patch_spec(json!({"updateStrategy": {"drainSeconds": SHORT_DRAIN_SECONDS}})).await?;
+            product.wait_for(&Release::V0_18_0).await?;
+        }
+        one(&context, name, blow).await.with_context(|| name)?;
+    }
+    product.patch_spec(json!({"updateStrategy": {"drainSeconds": null}})).await?;
+    for name in [GUEST, PLAIN] {
+        vms.delete(name).await?;
+    }
+    Ok(())
+}
+
+struct Sessions {
+    console: Talk,
+    screen: Viewer,
+}
+
+impl Sessions {
+    async fn go_on(&mut self) -> anyhow::Result<()> {
+        self.console.hears(10).await?;
+        self.screen.sees(2).await
+    }
+}
+
+async fn one(context: &Context, name: &str, blow: Blow) -> anyhow::Result<()> {
+    let (client, namespace) = (&context.cluster.client, &context.namespace);
+    let mut sessions = Sessions {
+        console: Talk::start(client, namespace, GUEST, With::Virtctl),
+        screen: Viewer::start(client, namespace, GUEST, With::Virtctl),
+    };
+    let plain = Talk::start(client, namespace, PLAIN, With::PlainClient);
+    sessions.go_on().await?;
+    plain.hears(10).await?;
+    let begun = Instant::now();
+    let struck = blow.strike(context, &mut sessions).await;
+    let ended = Instant::now();
+    let (talked, viewed) = (sessions.console.finish().await?, sessions.screen.finish().await?);
+    let plain = plain.finish().await?;
+    let ticks = summarize(&talked.ticks, begun, ended);
+    let (lost, again) = talked.echoes.amiss(talked.typed);
+    println!(
+        "    {name}: console resumed {} times, {} of {} ticks lost, {lost} bytes typed lost, {again} again; screen resumed {} \
+         times, longest gap {} ms; the plain console was cut {} times {:?}",
+        talked.resumed,
+        ticks.missing,
+        ticks.ticks,
+        viewed.resumed,
+        viewed.longest_gap_ms,
+        plain.cut,
+        plain.causes
+    );
+    struck?;
+    ensure!(talked.cut == 0, "virtctl console ended: {:?}", talked.causes);
+    ensure!(viewed.cut == 0, "virtctl vnc ended: {:?}", viewed.causes);
+    ensure!((lost, again) == (0, 0), "of what was typed {lost} bytes are lost and {again} came again");
+    in_order(&talked.ticks)?;
+    if blow.cuts() {
+        ensure!(talked.resumed > 0 && viewed.resumed > 0, "nothing was cut: virtctl had nothing to resume");
+    }
+    if blow == Blow::ShortDrain {
+        let told = plain.causes.iter().any(|cause| cause.contains("1001") || cause.contains("Away"));
+        ensure!(told, "a plain client was not told that its server goes away: {:?}", plain.causes);
+    }
+    if blow == Blow::HandlerKilled {
+        ensure!(plain.cut == 0, "a plain console was cut: {:?}", plain.causes);
+    }
+    Ok(())
+}
+
+async fn is_back(product: &Product, component: &str) -> anyhow::Result<()> {
+    wait::until(format!("{component} to be back"), BACK_LIMIT, async || {
+        let pods = product.pods(component).await?;
+        let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+        wait::when(ready >= 2, format!("{ready} of {} pods are ready", pods.len()))
+    })
+    .await
+}
