@@ -124,11 +124,12 @@ impl Talk {
     }
 }
 
-struct Place {
-    client: Client,
-    namespace: String,
-    vmi: String,
-    with: With,
+/// At which instance one sits, and with what.
+pub struct Place {
+    pub client: Client,
+    pub namespace: String,
+    pub vmi: String,
+    pub with: With,
 }
 
 /// What comes from a console.

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::console::{self, Socket};
-use crate::talk::With;
+use crate::talk::{Place, With};
 use crate::virtctl;
 
 /// Between two looks.
@@ -89,13 +89,6 @@ impl Viewer {
         self.stop.send_replace(true);
         Ok(self.task.await?)
     }
-}
-
-struct Place {
-    client: Client,
-    namespace: String,
-    vmi: String,
-    with: With,
 }
 
 async fn view(place: Place, mut stopped: watch::Receiver<bool>, sees: watch::Sender<u64>) -> Viewed {
