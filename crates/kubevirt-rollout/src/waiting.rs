@@ -195,7 +195,10 @@ fn names(all: &[String]) -> String {
 }
 
 fn ready(f: &mut fmt::Formatter<'_>, component: &str, ready: usize, of: usize) -> fmt::Result {
-    write!(f, "{component}: {ready} of {of} ready")
+    match of {
+        0 => write!(f, "{component}: there is no pod yet"),
+        _ => write!(f, "{component}: {ready} of {of} ready"),
+    }
 }
 
 fn because(f: &mut fmt::Formatter<'_>, cause: Option<&str>) -> fmt::Result {
