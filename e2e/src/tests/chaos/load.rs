@@ -41,12 +41,21 @@ pub struct Size {
     pub moves: usize,
     /// For each of them: slow enough to be on its way when virt-handlers are replaced.
     pub bandwidth: &'static str,
+    /// Of requests.
+    pub pace: Pace,
 }
 
 impl Size {
     /// What a test among others takes.
-    pub const CORE: Self =
-        Self { vms: 4, consoles: 4, virtctls: 1, screens: 1, moves: 2, bandwidth: "640Ki" };
+    pub const CORE: Self = Self {
+        vms: 4,
+        consoles: 4,
+        virtctls: 1,
+        screens: 1,
+        moves: 2,
+        bandwidth: "640Ki",
+        pace: Pace::People,
+    };
 
     /// 30 VMs, or what the machine holds: an emulated guest that ticks takes a fifteenth of a processor, and half of each is for
     /// the pods that start beside it. No fewer than the consoles need, which have one seat each.
@@ -59,6 +68,7 @@ impl Size {
             screens: 3,
             moves: 2,
             bandwidth: "320Ki",
+            pace: Pace::Fifty,
         })
     }
 }
@@ -181,7 +191,7 @@ impl Guests {
             migrations,
             moves,
             lives,
-            probes: Probes::start(&self.context.cluster, namespace, ATTACHED, Pace::Fifty),
+            probes: Probes::start(&self.context.cluster, namespace, ATTACHED, self.size.pace),
             coverage,
             devices: Devices::start(client, &nodes),
             leaders: Leaders::start(client),
@@ -244,6 +254,8 @@ impl Load<'_> {
             ));
             row.notes.extend(tally.failures.iter().take(3).map(|failure| format!("{name}: {failure}")));
         }
+        let watched = ended.duration_since(self.begun).as_secs_f64();
+        row.notes.push(format!("{:.0} requests a second for {watched:.0} s", row.requests as f64 / watched));
         for life in self.lives {
             let lived = life.finish().await?;
             row.lives += lived.lives;
