@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use kube::ResourceExt;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kubevirt_types::vm::PrintableStatus;
 use kubevirt_types::{Release, VmiPhase};
 use serde_json::json;
 
 use crate::node::{Node, Signal};
-use crate::product::restarts;
+use crate::product::{is_ready, restarts};
 use crate::suite::Context;
 use crate::ticks::{Recorder, in_order};
 use crate::vm::{Vms, tick_vm};
@@ -27,8 +27,27 @@ pub async fn in_any_state(context: Context) -> anyhow::Result<()> {
     context.product.bring_to(&Release::V0_18_0).await?;
     let vms = Vms::of(&context.cluster, &context.namespace);
     booting(&context, &vms).await.context("booting")?;
+    rested(&context).await?;
     running_and_paused(&context, &vms).await.context("running")?;
+    rested(&context).await?;
     stopping(&context, &vms).await.context("stopping")
+}
+
+/// Puts another pod in the place of each that was killed: the kubelet waits the longer before it starts one again, the more
+/// often it has, and a virt-handler that is away for minutes is another test's.
+async fn rested(context: &Context) -> anyhow::Result<()> {
+    let pods = context.product.all_pods();
+    for pod in context.product.pods("virt-handler").await?.iter().filter(|pod| restarts(pod) > 0) {
+        pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).context("it has a node")?;
+        wait::until(format!("another virt-handler on {node}"), LIMIT, async || {
+            let other = context.product.handler_on(node).await?;
+            let ready = is_ready(&other) && restarts(&other) == 0;
+            wait::when(ready, format!("{}: {} restarts", other.name_any(), restarts(&other)))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Killed again and again until the guest is up, it starts one QEMU, once.
@@ -133,7 +152,7 @@ async fn kill_handler(context: &Context, node: &str) -> anyhow::Result<Killed> {
 async fn back(context: &Context, killed: &Killed) -> anyhow::Result<()> {
     wait::until("virt-handler to be back", LIMIT, async || {
         let pod = context.product.all_pods().get(&killed.pod).await?;
-        let ready = crate::product::is_ready(&pod);
+        let ready = is_ready(&pod);
         let restarts = restarts(&pod);
         wait::when(ready && restarts > killed.restarts, format!("ready {ready}, {restarts} restarts"))
     })
