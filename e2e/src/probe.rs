@@ -20,8 +20,10 @@ use crate::vm::{Vms, tick_spec, tick_vm};
 /// A request that takes longer has failed: nobody waits longer at a terminal.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// So many of a kind wait for their answers; the next is asked when one of them has it.
-const IN_FLIGHT: usize = 64;
+/// So many requests of a kind in flight don't disturb each other.
+const MANY: usize = 64;
+/// A console has one seat: who comes second sends the first away.
+const ONE: usize = 1;
 
 /// The kind of request that attaches to a console.
 pub const ATTACH: &str = "attach console";
@@ -77,6 +79,8 @@ struct Kind {
     period: Duration,
     /// How many requests one of them is.
     requests: u64,
+    /// So many wait for their answers; the next is asked when one of them has it.
+    in_flight: usize,
 }
 
 type Tallies = Arc<Mutex<BTreeMap<&'static str, Tally>>>;
@@ -110,37 +114,41 @@ impl Probes {
         };
 
         let worker = vms.clone();
-        let life = Kind { name: "create, patch, delete VM", period: every(250, 500), requests: 3 };
+        let life =
+            Kind { name: "create, patch, delete VM", period: every(250, 500), requests: 3, in_flight: MANY };
         probes.spawn(&stopped, life, move |turn| {
             let vms = worker.clone();
             async move { work_on_a_vm(&vms, turn).await }
         });
         let worker = vms.clone();
-        let admission = Kind { name: "create VMI (dry run)", period: every(250, 100), requests: 1 };
+        let admission =
+            Kind { name: "create VMI (dry run)", period: every(250, 100), requests: 1, in_flight: MANY };
         probes.spawn(&stopped, admission, move |_| {
             let vms = worker.clone();
             async move { dry_run_vmi(&vms).await }
         });
         let (worker, evicted) = (vms, vmi.to_owned());
-        let eviction = Kind { name: "evict launcher (dry run)", period: every(1000, 500), requests: 2 };
+        let eviction =
+            Kind { name: "evict launcher (dry run)", period: every(1000, 500), requests: 2, in_flight: MANY };
         probes.spawn(&stopped, eviction, move |_| {
             let (vms, vmi) = (worker.clone(), evicted.clone());
             async move { dry_run_eviction(&vms, &vmi).await }
         });
         let client = cluster.client.clone();
-        let subresource = Kind { name: "GET subresource version", period: every(100, 50), requests: 1 };
+        let subresource =
+            Kind { name: "GET subresource version", period: every(100, 50), requests: 1, in_flight: MANY };
         probes.spawn(&stopped, subresource, move |_| {
             let client = client.clone();
             async move { get(&client, "/apis/subresources.kubevirt.io/v1/version").await }
         });
         let client = cluster.client.clone();
-        let discovery = Kind { name: "GET discovery", period: every(500, 112), requests: 1 };
+        let discovery = Kind { name: "GET discovery", period: every(500, 112), requests: 1, in_flight: MANY };
         probes.spawn(&stopped, discovery, move |_| {
             let client = client.clone();
             async move { get(&client, "/apis/subresources.kubevirt.io/v1").await }
         });
         let (client, namespace, vmi) = (cluster.client.clone(), namespace.to_owned(), vmi.to_owned());
-        let attach = Kind { name: ATTACH, period: every(1000, 1000), requests: 1 };
+        let attach = Kind { name: ATTACH, period: every(1000, 1000), requests: 1, in_flight: ONE };
         probes.spawn(&stopped, attach, move |_| {
             let (client, namespace, vmi) = (client.clone(), namespace.clone(), vmi.clone());
             async move {
@@ -176,7 +184,7 @@ impl Probes {
                     _ = stopped.changed() => break,
                 }
                 while asked.try_join_next().is_some() {}
-                if asked.len() >= IN_FLIGHT {
+                if asked.len() >= kind.in_flight {
                     asked.join_next().await;
                 }
                 let (answer, tallies) = (work(turn), tallies.clone());

@@ -162,7 +162,9 @@ impl Vms {
     /// Who runs a VM.
     pub async fn incarnation(&self, name: &str) -> anyhow::Result<Incarnation> {
         let vmi = self.vmis.get(name).await?;
-        let pods = self.launcher_pods(name).await?;
+        let mut pods = self.launcher_pods(name).await?;
+        // The source of a move stays, finished, as long as its instance.
+        pods.retain(|pod| !is_finished(pod));
         let [pod] = pods.as_slice() else { anyhow::bail!("VM {name} has {} launcher pods", pods.len()) };
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let pod_name = pod.name_any();
@@ -193,6 +195,12 @@ impl Vms {
             .expect("a path of names is a URI");
         self.client.request_text(request).await
     }
+}
+
+/// Whether all its containers have ended for good.
+pub fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Names of the nodes on which VMs can run.

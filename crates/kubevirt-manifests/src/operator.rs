@@ -7,7 +7,8 @@ use crate::config::InstallConfig;
 use crate::crds::crd;
 use crate::rbac::{Access, ROLE_NAMES, named_rule, rule};
 use crate::workloads::{
-    PRIORITY_CLASS, Pod, VIRT_OPERATOR, deployment, disruption_budget, pod_template, unprivileged,
+    BESIDE_THE_ROAD, PRIORITY_CLASS, Pod, VIRT_OPERATOR, deployment, disruption_budget, pod_template,
+    unprivileged,
 };
 
 /// Account of virt-operator.
@@ -67,6 +68,7 @@ fn operator_deployment(config: &InstallConfig) -> Value {
         config,
         Pod {
             app: VIRT_OPERATOR,
+            cpu: BESIDE_THE_ROAD,
             account: ACCOUNT_OPERATOR,
             args: ["--port", "8443", "--webhook-port", "8444"].map(str::to_owned).to_vec(),
             ports: vec![("https", 8443), ("webhooks", 8444)],

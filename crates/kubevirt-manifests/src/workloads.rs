@@ -72,7 +72,14 @@ pub(crate) struct Pod<'a> {
     pub mounts: Vec<Value>,
     pub security: Value,
     pub grace_seconds: i64,
+    /// Its share of a busy node's processors against the guests there, which ask for 100m for each of theirs.
+    pub cpu: &'a str,
 }
+
+/// For those through which requests and streams go: as much as a guest, or a few guests that boot let everybody wait for seconds.
+const IN_THE_ROAD: &str = "100m";
+/// For those that work by themselves.
+pub(crate) const BESIDE_THE_ROAD: &str = "50m";
 
 /// A variable from the pod's own fields.
 fn field_env(name: &str, path: &str) -> Value {
@@ -133,7 +140,7 @@ pub(crate) fn pod_template(config: &InstallConfig, pod: Pod<'_>) -> Value {
                 "volumeMounts": pod.mounts,
                 "readinessProbe": probe("/readyz", 2, 3),
                 "livenessProbe": probe("/healthz", 15, 6),
-                "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}},
+                "resources": {"requests": {"cpu": pod.cpu, "memory": "48Mi"}},
                 "securityContext": pod.security,
             }],
             "volumes": pod.volumes,
@@ -210,6 +217,7 @@ fn virt_api(config: &InstallConfig) -> Value {
         config,
         Pod {
             app: VIRT_API,
+            cpu: IN_THE_ROAD,
             account: ACCOUNT_API,
             args: drain_args(config, &["--port", "8443"]),
             ports: vec![("https", 8443)],
@@ -236,6 +244,7 @@ fn virt_controller(config: &InstallConfig) -> Value {
         config,
         Pod {
             app: VIRT_CONTROLLER,
+            cpu: BESIDE_THE_ROAD,
             account: ACCOUNT_CONTROLLER,
             args: vec![
                 "--port".into(),
@@ -261,6 +270,7 @@ fn virt_handler(config: &InstallConfig) -> Value {
         config,
         Pod {
             app: VIRT_HANDLER,
+            cpu: IN_THE_ROAD,
             account: ACCOUNT_HANDLER,
             args: drain_args(config, &["--port", "8443", "--console-server-port", "8186"]),
             ports: vec![("https", 8443), ("console", labels::HANDLER_CONSOLE_PORT)],

@@ -69,7 +69,7 @@ fn strategic_patches_merge_lists_by_key() {
             (&format!("{SPEC}/tolerations"), json!([{"operator": "Exists"}])),
             (&at("args"), json!(["--port", "8443"])),
             (&at("resources/limits"), json!({"memory": "1Gi", "cpu": "1"})),
-            (&at("resources/requests"), json!({"cpu": "10m", "memory": "48Mi"})),
+            (&at("resources/requests"), json!({"cpu": "100m", "memory": "48Mi"})),
             (&at("env/5"), json!({"name": "RUST_LOG", "value": "debug"})),
             (&at("ports/0"), json!({"name": "metrics", "containerPort": 8443, "protocol": "TCP"})),
             (&at("ports/1/containerPort"), json!(8186)),
