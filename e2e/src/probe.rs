@@ -20,6 +20,8 @@ use crate::vm::{Vms, tick_spec, tick_vm};
 /// A request that takes longer has failed: nobody waits longer at a terminal.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
+/// A probe that broke breaks all: what it didn't ask it can't have found to fail.
+const UNBROKEN: &str = "a probe doesn't panic";
 /// So many requests of a kind in flight don't disturb each other.
 const MANY: usize = 64;
 /// A console has one seat: who comes second sends the first away.
@@ -88,7 +90,7 @@ type Tallies = Arc<Mutex<BTreeMap<&'static str, Tally>>>;
 /// How much is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// As some people do: about twenty requests a second.
+    /// As some people do: about thirty requests a second.
     People,
     /// Fifty requests a second.
     Fifty,
@@ -183,9 +185,13 @@ impl Probes {
                     _ = pace.tick() => {}
                     _ = stopped.changed() => break,
                 }
-                while asked.try_join_next().is_some() {}
-                if asked.len() >= kind.in_flight {
-                    asked.join_next().await;
+                while let Some(over) = asked.try_join_next() {
+                    over.expect(UNBROKEN);
+                }
+                if asked.len() >= kind.in_flight
+                    && let Some(over) = asked.join_next().await
+                {
+                    over.expect(UNBROKEN);
                 }
                 let (answer, tallies) = (work(turn), tallies.clone());
                 asked.spawn(async move {

@@ -1,6 +1,6 @@
 //! A new CA and new leaves: the CA is known everywhere before the first leaf of it, and all are in use without a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -66,7 +66,9 @@ pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<S
         for (pod, lines) in logs(product).await? {
             // Who came later began with them.
             let came_later = pod.creation_timestamp().is_some_and(|created| created.0 > all);
-            if !came_later && !loaded(&lines, "tls.crt", first, Timestamp::now()) {
+            if !came_later
+                && !leaf_files(&lines).iter().all(|files| loaded(&lines, files, first, Timestamp::now()))
+            {
                 without.push(pod.name_any());
             }
         }
@@ -121,6 +123,12 @@ async fn logs(product: &Product) -> anyhow::Result<Vec<(Pod, Vec<Line>)>> {
         }
     }
     Ok(all)
+}
+
+/// The files of each leaf that it has, as it names them when it reads them.
+fn leaf_files(lines: &[Line]) -> BTreeSet<&str> {
+    let read = lines.iter().filter(|line| line.message == LOADED).map(|line| line.field("files"));
+    read.filter(|files| files.contains("tls.crt")).collect()
 }
 
 /// Whether it has read a bundle of CAs at all.
