@@ -60,6 +60,12 @@ is_well() {
   kubectl wait --for=condition=Ready nodes --all --timeout=30s >/dev/null 2>&1
 }
 
+# A cluster's control plane has processors of its own. Here it shares them with emulated guests, which take all there are:
+# without a greater share the API server stands still for seconds (measured: 2 % of two processors for 2 s).
+give_control_plane_its_share() {
+  docker update --cpu-shares 4096 "$KIND_CLUSTER-control-plane" >/dev/null
+}
+
 is_limited() {
   [[ $(stat -fc %T /sys/fs/cgroup) != cgroup2fs ]] && return
   ! (((16#$(sed -n 's/^CapBnd:\t//p' /proc/self/status) >> 24) & 1))
@@ -111,6 +117,7 @@ up() {
     fi
     create
   fi
+  give_control_plane_its_share
   kubectl get nodes >&2
   echo "export KUBECONFIG=$KUBECONFIG${DOCKER_HOST:+ DOCKER_HOST=$DOCKER_HOST}"
 }

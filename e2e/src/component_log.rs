@@ -30,9 +30,13 @@ impl Line {
     }
 }
 
-/// All that a pod has said since it started.
+/// All that a pod has said since it started: nothing if its container hasn't, or it is gone.
 pub async fn of(pods: &Api<Pod>, name: &str) -> anyhow::Result<Vec<Line>> {
-    let log = pods.logs(name, &LogParams::default()).await.with_context(|| format!("the log of {name}"))?;
+    let log = match pods.logs(name, &LogParams::default()).await {
+        Ok(log) => log,
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 404) => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("the log of {name}")),
+    };
     Ok(log.lines().filter_map(Line::read).collect())
 }
 

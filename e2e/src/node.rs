@@ -71,6 +71,19 @@ impl Node {
         Ok(())
     }
 
+    /// The resident memory of all processes of a pod of the control plane, in bytes.
+    pub async fn resident(&self, pod: &str) -> anyhow::Result<u64> {
+        let script = format!(
+            "for p in $(grep -lzx 'POD_NAME={pod}' /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); do \
+             grep ^VmRSS: /proc/$p/status; done"
+        );
+        let lines = self.run(&["sh", "-c", &script]).await.context("resident memory")?;
+        let kibibytes = lines.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        let resident = 1024 * kibibytes.sum::<u64>();
+        ensure!(resident > 0, "pod {pod} has no process on node {}", self.0);
+        Ok(resident)
+    }
+
     /// Kills QEMU of a launcher pod, and nothing else in it.
     pub async fn kill_qemu(&self, pod: &str) -> anyhow::Result<()> {
         let script = format!(

@@ -1,6 +1,7 @@
 //! People at work: requests of several kinds all the time, each counted, each failure kept.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -50,9 +51,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, begun: Instant, requests: u64, outcome: Result<(), String>) {
+    fn add(&mut self, begun: Instant, requests: u64, outcome: Result<(), Failure>) {
         let now = Instant::now();
-        self.requests += requests;
+        self.requests += outcome.as_ref().map_or_else(|failure| failure.asked, |()| requests);
         self.slowest_ms = self.slowest_ms.max(now.duration_since(begun).as_millis() as u64);
         match outcome {
             Ok(()) => {
@@ -66,10 +67,22 @@ impl Tally {
             Err(failure) => {
                 self.failed += 1;
                 if self.failures.len() < 20 {
-                    self.failures.push(failure);
+                    self.failures.push(format!("{}: {}", Timestamp::now(), failure.why));
                 }
             }
         }
+    }
+}
+
+/// Why a turn failed, and how many of its requests had been asked by then.
+struct Failure {
+    asked: u64,
+    why: String,
+}
+
+impl Failure {
+    fn at(asked: u64, why: impl Display) -> Self {
+        Self { asked, why: why.to_string() }
     }
 }
 
@@ -154,12 +167,12 @@ impl Probes {
         probes.spawn(&stopped, attach, move |_| {
             let (client, namespace, vmi) = (client.clone(), namespace.clone(), vmi.clone());
             async move {
-                let mut socket =
-                    console::attach(&client, &namespace, &vmi).await.map_err(|e| format!("{e:#}"))?;
+                let attached = console::attach(&client, &namespace, &vmi).await;
+                let mut socket = attached.map_err(|error| Failure::at(1, format!("{error:#}")))?;
                 match futures::StreamExt::next(&mut socket).await {
                     Some(Ok(_)) => Ok(()),
-                    Some(Err(error)) => Err(format!("attached, then {error}")),
-                    None => Err("attached, then ended before a byte".to_owned()),
+                    Some(Err(error)) => Err(Failure::at(1, format!("attached, then {error}"))),
+                    None => Err(Failure::at(1, "attached, then ended before a byte")),
                 }
             }
         });
@@ -171,7 +184,7 @@ impl Probes {
     fn spawn<F, R>(&mut self, stopped: &watch::Receiver<bool>, kind: Kind, work: F)
     where
         F: Fn(u64) -> R + Send + 'static,
-        R: Future<Output = Result<(), String>> + Send + 'static,
+        R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let mut stopped = stopped.clone();
         let tallies = self.tallies.clone();
@@ -196,12 +209,11 @@ impl Probes {
                 let (answer, tallies) = (work(turn), tallies.clone());
                 asked.spawn(async move {
                     let begun = Instant::now();
-                    let outcome = tokio::time::timeout(REQUEST_LIMIT, answer)
-                        .await
-                        .unwrap_or_else(|_| Err(format!("no answer within {} s", REQUEST_LIMIT.as_secs())));
+                    let late =
+                        |_| Err(Failure::at(1, format!("no answer within {} s", REQUEST_LIMIT.as_secs())));
+                    let outcome = tokio::time::timeout(REQUEST_LIMIT, answer).await.unwrap_or_else(late);
                     let mut tallies = tallies.lock().expect("no probe panics while it counts");
                     if let Some(tally) = tallies.get_mut(kind.name) {
-                        let outcome = outcome.map_err(|failure| format!("{}: {failure}", Timestamp::now()));
                         tally.add(begun, kind.requests, outcome);
                     }
                 });
@@ -230,40 +242,51 @@ impl Probes {
 }
 
 /// One VM's life without an instance: created, patched, deleted.
-async fn work_on_a_vm(vms: &Vms, turn: u64) -> Result<(), String> {
-    let said = |what: &'static str| move |error: kube::Error| format!("{what}: {error}");
+async fn work_on_a_vm(vms: &Vms, turn: u64) -> Result<(), Failure> {
+    let said = |asked: u64, what: &'static str| {
+        move |error: kube::Error| Failure::at(asked, format!("{what}: {error}"))
+    };
     let name = format!("probe-{turn}");
     let vm: VirtualMachine =
-        serde_json::from_value(tick_vm(&name, "Halted", None)).map_err(|error| error.to_string())?;
-    vms.vms.create(&PostParams::default(), &vm).await.map_err(said("create VM"))?;
+        serde_json::from_value(tick_vm(&name, "Halted", None)).map_err(|error| Failure::at(0, error))?;
+    vms.vms.create(&PostParams::default(), &vm).await.map_err(said(1, "create VM"))?;
     let patch =
         json!({"metadata": {"labels": {"turn": turn.to_string()}}, "spec": {"runStrategy": "Manual"}});
-    vms.vms.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(said("patch VM"))?;
-    vms.vms.delete(&name, &DeleteParams::default()).await.map_err(said("delete VM"))?;
+    vms.vms.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(said(2, "patch VM"))?;
+    vms.vms.delete(&name, &DeleteParams::default()).await.map_err(said(3, "delete VM"))?;
     Ok(())
 }
 
-async fn dry_run_vmi(vms: &Vms) -> Result<(), String> {
+async fn dry_run_vmi(vms: &Vms) -> Result<(), Failure> {
     let vmi: VirtualMachineInstance = serde_json::from_value(json!({
         "metadata": {"name": "dry-run"}, "spec": tick_spec(None),
     }))
-    .map_err(|error| error.to_string())?;
+    .map_err(|error| Failure::at(0, error))?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    vms.vmis.create(&dry_run, &vmi).await.map(|_| ()).map_err(|error| format!("create VMI: {error}"))
+    vms.vmis
+        .create(&dry_run, &vmi)
+        .await
+        .map(|_| ())
+        .map_err(|error| Failure::at(1, format!("create VMI: {error}")))
 }
 
 /// What `kubectl drain --dry-run=server` asks: from v0.18.0 on a webhook has a say in it.
-async fn dry_run_eviction(vms: &Vms, vmi: &str) -> Result<(), String> {
-    let pods = vms.launcher_pods(vmi).await.map_err(|error| format!("{error:#}"))?;
-    let pod = pods.first().ok_or("there is no launcher pod")?.name_any();
+async fn dry_run_eviction(vms: &Vms, vmi: &str) -> Result<(), Failure> {
+    let pods = vms.launcher_pods(vmi).await.map_err(|error| Failure::at(1, format!("{error:#}")))?;
+    let pod = pods.first().ok_or_else(|| Failure::at(1, "there is no launcher pod"))?.name_any();
     let dry_run = EvictParams {
         post_options: PostParams { dry_run: true, ..PostParams::default() },
         ..EvictParams::default()
     };
-    vms.pods.evict(&pod, &dry_run).await.map(|_| ()).map_err(|error| format!("evict {pod}: {error}"))
+    vms.pods
+        .evict(&pod, &dry_run)
+        .await
+        .map(|_| ())
+        .map_err(|error| Failure::at(2, format!("evict {pod}: {error}")))
 }
 
-async fn get(client: &Client, path: &str) -> Result<(), String> {
-    let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request_text(request).await.map(|_| ()).map_err(|error| format!("GET {path}: {error}"))
+async fn get(client: &Client, path: &str) -> Result<(), Failure> {
+    let request = http::Request::get(path).body(Vec::new()).map_err(|error| Failure::at(0, error))?;
+    let answer = client.request_text(request).await;
+    answer.map(|_| ()).map_err(|error| Failure::at(1, format!("GET {path}: {error}")))
 }

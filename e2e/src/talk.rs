@@ -46,9 +46,9 @@ pub struct Talked {
     pub typed: u64,
     /// How often each was echoed, and whether one came before its turn.
     pub echoes: Echoes,
-    /// Connections that ended before they were told to.
+    /// Connections that ended before they were told to; an attempt that fails isn't one.
     pub cut: u32,
-    /// Why, in the order in which they did.
+    /// Why they did, and why attempts failed, in this order.
     pub causes: Vec<String>,
     /// How often virtctl resumed by itself.
     pub resumed: u32,
@@ -248,12 +248,14 @@ async fn talk(place: Place, mut stopped: watch::Receiver<bool>, hears: watch::Se
         };
         let cause = match seat {
             Ok(seat) => match sit(seat, &mut talked, &mut stopped, &hears).await {
-                Some(cause) => cause,
+                Some(cause) => {
+                    talked.cut += 1;
+                    cause
+                }
                 None => break,
             },
             Err(error) => format!("attach: {error:#}"),
         };
-        talked.cut += 1;
         talked.causes.push(format!("{}: {cause}", jiff::Timestamp::now()));
         tokio::time::sleep(AGAIN).await;
     }

@@ -65,6 +65,7 @@ pub fn all() -> Vec<Test> {
         test!("update-core", core: true, chaos::core),
         test!("update", core: false, chaos::isolated),
         test!("update", core: false, chaos::resumed_by_virtctl),
+        test!("update", core: false, chaos::slow_readers),
         test!("update", core: false, chaos::all),
         test!("update", core: true, install::uninstall),
     ]

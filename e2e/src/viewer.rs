@@ -42,9 +42,9 @@ pub struct Viewed {
     pub pictures: u64,
     /// The longest time between two pictures.
     pub longest_gap_ms: u64,
-    /// Connections that ended before they were told to.
+    /// Connections that ended before they were told to; an attempt that fails isn't one.
     pub cut: u32,
-    /// Why.
+    /// Why they did, and why attempts failed.
     pub causes: Vec<String>,
     /// How often virtctl resumed by itself.
     pub resumed: u32,
@@ -96,11 +96,19 @@ async fn view(place: Place, mut stopped: watch::Receiver<bool>, sees: watch::Sen
     let resumed = Arc::default();
     while !*stopped.borrow() {
         let outcome = tokio::select! {
-            outcome = look(&place, &resumed, &mut viewed, &sees) => outcome,
+            outcome = async {
+                match Line::open(&place, &resumed).await {
+                    Ok(line) => {
+                        let end = look(line, &mut viewed, &sees).await;
+                        viewed.cut += 1;
+                        end
+                    }
+                    Err(error) => Err(error.context("attach")),
+                }
+            } => outcome,
             _ = stopped.changed() => break,
         };
         if let Err(error) = outcome {
-            viewed.cut += 1;
             viewed.causes.push(format!("{}: {error:#}", jiff::Timestamp::now()));
         }
         tokio::time::sleep(PACE).await;
@@ -110,16 +118,7 @@ async fn view(place: Place, mut stopped: watch::Receiver<bool>, sees: watch::Sen
 }
 
 /// One session to its end, which is always an error.
-async fn look(
-    place: &Place,
-    resumed: &Arc<AtomicU32>,
-    viewed: &mut Viewed,
-    sees: &watch::Sender<u64>,
-) -> anyhow::Result<()> {
-    let line = match place.with {
-        With::PlainClient => Line::plain(place).await?,
-        With::Virtctl => Line::virtctl(place, resumed).await?,
-    };
+async fn look(line: Line, viewed: &mut Viewed, sees: &watch::Sender<u64>) -> anyhow::Result<()> {
     let mut screen = Screen { line, bytes: Vec::new(), size: (0, 0) };
     screen.shake_hands().await?;
     let mut last: Option<Instant> = None;
@@ -144,6 +143,13 @@ enum Line {
 }
 
 impl Line {
+    async fn open(place: &Place, resumed: &Arc<AtomicU32>) -> anyhow::Result<Self> {
+        match place.with {
+            With::PlainClient => Self::plain(place).await,
+            With::Virtctl => Self::virtctl(place, resumed).await,
+        }
+    }
+
     async fn plain(place: &Place) -> anyhow::Result<Self> {
         let path = format!(
             "/apis/subresources.kubevirt.io/v1/namespaces/{}/virtualmachineinstances/{}/vnc",

@@ -97,6 +97,15 @@ impl Vms {
         Ok(())
     }
 
+    /// Creates a tick VM of other than the usual memory that runs always.
+    pub async fn create_with_memory(&self, name: &str, memory: &str) -> anyhow::Result<()> {
+        let mut vm = tick_vm(name, "Always", None);
+        vm["spec"]["template"]["spec"]["domain"]["memory"]["guest"] = json!(memory);
+        let vm: VirtualMachine = serde_json::from_value(vm)?;
+        self.vms.create(&PostParams::default(), &vm).await.with_context(|| format!("creating VM {name}"))?;
+        Ok(())
+    }
+
     /// Creates a tick VM that begins on a node, where there is room, and may go elsewhere when it is evicted.
     pub async fn create_near(&self, name: &str, node: &str) -> anyhow::Result<()> {
         let mut vm = tick_vm(name, "Always", None);

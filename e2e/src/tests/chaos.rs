@@ -8,6 +8,7 @@ mod report;
 mod rotation;
 mod row;
 mod sessions;
+mod slow;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -23,6 +24,7 @@ use row::{Demand, Row};
 
 pub use leader::isolated;
 pub use sessions::resumed_by_virtctl;
+pub use slow::slow_readers;
 
 const OLD: Release = Release::V0_17_0;
 const NEW: Release = Release::V0_18_0;
@@ -141,7 +143,15 @@ async fn run(context: &Context, scenarios: &[Scenario], size: Size) -> anyhow::R
         let guests = guests.as_ref().context("they were started")?;
         println!("  {}", scenario.name);
         let work = tokio::task::LocalSet::new();
-        let row = work.run_until(one(product, guests, scenario)).await.with_context(|| scenario.name)?;
+        let row = match work.run_until(one(product, guests, scenario)).await {
+            Ok(row) => row,
+            // The others say whether it is this one.
+            Err(error) => {
+                println!("    WRONG: {error:#}");
+                failed.push(format!("{}: {error:#}", scenario.name));
+                continue;
+            }
+        };
         for note in &row.notes {
             println!("    {note}");
         }
@@ -169,11 +179,13 @@ async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow:
     let update = async {
         let outcome = scenario.way.go(product).await;
         over.store(true, Ordering::Relaxed);
-        (outcome, begun.elapsed().as_secs_f64())
+        (outcome, begun.elapsed().as_secs_f64(), load.in_flight().await)
     };
     let strikes = scenario.blow.strike(product, &to, || over.load(Ordering::Relaxed));
-    let ((updated, seconds), struck) = tokio::join!(update, strikes);
+    let ((updated, seconds, still), struck) = tokio::join!(update, strikes);
+    let still = still?;
     let mut row = load.finish(scenario.name, seconds).await?;
+    row.notes.push(format!("{still} of {} moves were on their way when the update was over", row.migrations));
     if let Err(error) = updated {
         row.complaints.push(format!("{error:#}"));
     }
@@ -189,6 +201,9 @@ async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow:
             Way::ThereBackThere | Way::Rotation => None,
         };
         if let Some(releases) = releases {
+            if still == 0 {
+                row.complaints.push("no move outlasted the update".to_owned());
+            }
             row.complaints.extend(report::complaints(&row, row.controller.as_ref(), releases).await?);
         }
     }

@@ -51,7 +51,14 @@ impl Connection {
         }
         let stream = match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(peer = ?self.peer, %error, "TLS handshake"),
+            Ok(Err(error)) => {
+                // Who hangs up is nothing new; who trusts us not, or isn't trusted, is what an administrator looks for.
+                return if error.get_ref().is_some_and(|error| error.is::<rustls::Error>()) {
+                    tracing::warn!(peer = ?self.peer, %error, "TLS handshake failed");
+                } else {
+                    tracing::debug!(peer = ?self.peer, %error, "no TLS handshake");
+                };
+            }
             Err(_) => return tracing::debug!(peer = ?self.peer, "TLS handshake took too long"),
         };
         let certificate =

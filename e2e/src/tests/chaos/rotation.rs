@@ -29,11 +29,13 @@ const COMPONENTS: [&str; 3] = ["virt-api", "virt-controller", "virt-handler"];
 const LIMIT: Duration = Duration::from_secs(600);
 /// What a component says when it has read new certificates.
 const LOADED: &str = "certificates loaded";
+/// What it says when it doesn't trust a peer's certificate, or the peer not its own.
+const REFUSED: &str = "TLS handshake failed";
 
 /// Asks for certificates of other durations and waits until they are in use everywhere; returns what was seen.
 ///
 /// # Errors
-/// When a leaf was in use before its CA was known everywhere, or it never comes to that.
+/// When a leaf was in use before its CA was known everywhere, a handshake failed, or it never comes to that.
 pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<String> {
     let client = &product.cluster.client;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
@@ -82,6 +84,8 @@ pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<S
             anyhow::bail!("{} did not know the new CA when the first leaf of it was there", pod.name_any());
         }
     }
+    let refused = refused(product, begun).await?;
+    ensure!(refused.is_empty(), "TLS failures: {}", refused.join("; "));
     let after = |moment: Timestamp| moment.duration_since(begun).as_secs();
     Ok(format!(
         "a new CA after {} s, leaves of it after {} s, in use everywhere after {} s",
@@ -108,6 +112,21 @@ async fn leaves(product: &Product) -> anyhow::Result<BTreeMap<String, Vec<u8>>> 
         let data = secrets.get(name).await?.data.unwrap_or_default();
         let certificate = data.get("tls.crt").with_context(|| format!("{name} has no certificate"))?;
         all.insert(name.to_owned(), certificate.0.clone());
+    }
+    Ok(all)
+}
+
+/// The handshakes that failed since a moment, as those say who are there now.
+async fn refused(product: &Product, since: Timestamp) -> anyhow::Result<Vec<String>> {
+    let mut all = Vec::new();
+    for component in COMPONENTS.iter().chain(&["virt-operator"]) {
+        for pod in product.pods(component).await? {
+            let lines = component_log::of(&product.all_pods(), &pod.name_any()).await?;
+            let failed = lines.iter().filter(|line| line.message == REFUSED && line.at >= since);
+            all.extend(failed.map(|line| {
+                format!("{} at {}: {} {}", pod.name_any(), line.at, line.field("peer"), line.field("error"))
+            }));
+        }
     }
     Ok(all)
 }
