@@ -209,6 +209,7 @@ impl Probes {
                 let (answer, tallies) = (work(turn), tallies.clone());
                 asked.spawn(async move {
                     let begun = Instant::now();
+                    // How many of a turn were asked by then isn't known.
                     let late =
                         |_| Err(Failure::at(1, format!("no answer within {} s", REQUEST_LIMIT.as_secs())));
                     let outcome = tokio::time::timeout(REQUEST_LIMIT, answer).await.unwrap_or_else(late);

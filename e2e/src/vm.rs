@@ -92,18 +92,20 @@ impl Vms {
 
     /// Creates a tick VM that runs always, on a node if one is named.
     pub async fn create(&self, name: &str, run_strategy: &str, node: Option<&str>) -> anyhow::Result<()> {
-        let vm: VirtualMachine = serde_json::from_value(tick_vm(name, run_strategy, node))?;
-        self.vms.create(&PostParams::default(), &vm).await.with_context(|| format!("creating VM {name}"))?;
-        Ok(())
+        self.create_from(tick_vm(name, run_strategy, node)).await
+    }
+
+    async fn create_from(&self, vm: Value) -> anyhow::Result<()> {
+        let vm: VirtualMachine = serde_json::from_value(vm)?;
+        let created = self.vms.create(&PostParams::default(), &vm).await;
+        created.map(drop).with_context(|| format!("creating VM {}", vm.name_any()))
     }
 
     /// Creates a tick VM of other than the usual memory that runs always.
     pub async fn create_with_memory(&self, name: &str, memory: &str) -> anyhow::Result<()> {
         let mut vm = tick_vm(name, "Always", None);
         vm["spec"]["template"]["spec"]["domain"]["memory"]["guest"] = json!(memory);
-        let vm: VirtualMachine = serde_json::from_value(vm)?;
-        self.vms.create(&PostParams::default(), &vm).await.with_context(|| format!("creating VM {name}"))?;
-        Ok(())
+        self.create_from(vm).await
     }
 
     /// Creates a tick VM that begins on a node, where there is room, and may go elsewhere when it is evicted.
@@ -115,9 +117,7 @@ impl Vms {
                 "matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}],
             }}],
         }});
-        let vm: VirtualMachine = serde_json::from_value(vm)?;
-        self.vms.create(&PostParams::default(), &vm).await.with_context(|| format!("creating VM {name}"))?;
-        Ok(())
+        self.create_from(vm).await
     }
 
     /// Waits until an instance runs and is ready.
