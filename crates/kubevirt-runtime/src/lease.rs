@@ -1,13 +1,14 @@
 //! Leader election over a Lease, with client-go's rules.
 //!
 //! It sees to it that at most one replica acts: a leader that can't renew stops before its lease
-//! is up, and one that is told to stop gives the lease back when its work has ended. What the
-//! leader does is not its business.
+//! is up, one that was frozen can find out before each write ([`Term::check`]), and one that is told to
+//! stop gives the lease back when its work has ended. What the leader does is not its business.
 
 mod decision;
 mod elector;
 #[cfg(test)]
 mod model;
+mod term;
 #[cfg(test)]
 mod tests;
 
@@ -15,12 +16,12 @@ use std::time::Duration;
 
 use kube::Client;
 use prometheus::IntGauge;
-use tokio_util::sync::CancellationToken;
 
 use crate::shutdown::Shutdown;
 
 pub use decision::{Decision, Observation, evaluate};
 use elector::{Elector, Ended};
+pub use term::{Term, TermOver};
 
 /// How long a lease holds and how often it is renewed; client-go's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +84,10 @@ pub enum LeaseError {
 
 /// Waits for the lease and runs `lead` while holding it.
 ///
-/// `lead` gets a token that is cancelled when it must stop: on shutdown, or when the lease couldn't
+/// `lead` gets its term, whose token is cancelled when it must stop: on shutdown, or when the lease couldn't
 /// be renewed. It must then return promptly. On shutdown the lease is renewed until it has, and
-/// then given back. After a loss we wait for the lease again, with caches warm.
+/// then given back. After a loss we wait for the lease again, with caches warm. A shutdown while we wait gives
+/// back what a write of ours that is on its way may take.
 ///
 /// Returns what `lead` returned by itself or on shutdown; none when the shutdown came first. An error means
 /// that the process must exit at once.
@@ -96,7 +98,7 @@ pub async fn run<F, Fut, T>(
     mut lead: F,
 ) -> Result<Option<T>, LeaseError>
 where
-    F: FnMut(CancellationToken) -> Fut,
+    F: FnMut(Term) -> Fut,
     Fut: Future<Output = T>,
 {
     let status = leading_status(&config.name);

@@ -1,5 +1,5 @@
-//! Carries a decision's actions out, each on its precondition. Decides nothing: the first
-//! write that fails ends the round, and what happened is told in events and in the status.
+//! Carries a decision's actions out, each on its precondition, and none after the leader's term. Decides nothing:
+//! the first write that fails ends the round, and what happened is told in events and in the status.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource};
+use kubevirt_runtime::lease::{Term, TermOver};
 use kubevirt_types::{VirtualMachineInstance, VirtualMachineInstanceMigration, labels};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -53,6 +54,14 @@ pub enum ActError {
         /// The object.
         object: String,
     },
+    /// Another may lead now: it wasn't sent.
+    #[error("{object} is left to whoever leads now")]
+    NotLeading {
+        /// The object that the decision was about.
+        object: String,
+        #[allow(missing_docs)]
+        source: TermOver,
+    },
     /// The write failed.
     #[error("can't {verb} {object}")]
     Write {
@@ -65,13 +74,15 @@ pub enum ActError {
     },
 }
 
-/// What writes go through.
+/// What writes go through, for one term of leadership.
 #[derive(Clone)]
 pub struct Writer {
     /// The cluster.
     pub client: Client,
     /// Where events go.
     pub recorder: Recorder,
+    /// Until when we lead. Workers are tasks of their own: after a freeze they may run before the elector has noticed.
+    pub term: Term,
 }
 
 impl Writer {
@@ -113,11 +124,15 @@ impl Writer {
         Ok(())
     }
 
-    fn api<S: Subject, K>(&self, subject: &S) -> Api<K>
+    /// What a write is sent through, right after. None is sent after the term: there is no other way to the cluster in
+    /// here but for events.
+    fn api<S: Subject, K>(&self, subject: &S) -> Result<Api<K>, ActError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.client.clone(), subject.meta().namespace.as_deref().unwrap_or_default())
+        let over = |source| ActError::NotLeading { object: described(subject), source };
+        self.term.check().map_err(over)?;
+        Ok(Api::namespaced(self.client.clone(), subject.meta().namespace.as_deref().unwrap_or_default()))
     }
 
     async fn patch_subject<S: Subject>(
@@ -126,7 +141,7 @@ impl Writer {
         patch: &Value,
         status: bool,
     ) -> Result<S, ActError> {
-        let api: Api<S> = self.api(subject);
+        let api: Api<S> = self.api(subject)?;
         let name = subject.meta().name.as_deref().unwrap_or_default();
         let patch = Patch::Merge(owner::guarded(patch.clone(), subject.meta()));
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
@@ -140,7 +155,7 @@ impl Writer {
     }
 
     async fn patch_vmi<S: Subject>(&self, subject: &S, name: &str, patch: &Value) -> Result<(), ActError> {
-        let api: Api<VirtualMachineInstance> = self.api(subject);
+        let api: Api<VirtualMachineInstance> = self.api(subject)?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match api.patch(name, &params, &Patch::Merge(patch)).await {
             Ok(_) => Ok(()),
@@ -156,7 +171,7 @@ impl Writer {
         name: &str,
         patch: &Value,
     ) -> Result<(), ActError> {
-        let api: Api<VirtualMachineInstance> = self.api(subject);
+        let api: Api<VirtualMachineInstance> = self.api(subject)?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let written = api.patch_status(name, &params, &Patch::Merge(patch)).await;
         let object = || object_name::<VirtualMachineInstance>(name);
@@ -172,7 +187,7 @@ impl Writer {
             + DeserializeOwned
             + Serialize,
     {
-        let api: Api<K> = self.api(subject);
+        let api: Api<K> = self.api(subject)?;
         let name = child.meta().name.as_deref().unwrap_or_default();
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match api.create(&params, child).await {
@@ -198,7 +213,7 @@ impl Writer {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let api: Api<K> = self.api(subject);
+        let api: Api<K> = self.api(subject)?;
         let same = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         match api.delete(name, &DeleteParams::background().preconditions(same)).await {
             Ok(_) => {
@@ -225,7 +240,7 @@ impl Writer {
             | Action::Tell(_) => return,
         };
         let message = match error {
-            ActError::Changed { .. } => return,
+            ActError::Changed { .. } | ActError::NotLeading { .. } => return,
             ActError::Taken { .. } => error.to_string(),
             ActError::Write { source, .. } => match &**source {
                 kube::Error::Api(status) => format!("{error}: {}", status.message),
@@ -265,6 +280,10 @@ impl Writer {
             action: action.to_owned(),
             secondary: None,
         };
+        if let Err(error) = self.term.check() {
+            tracing::debug!(%error, "an event isn't sent");
+            return;
+        }
         if let Err(error) = self.recorder.publish(&event, about).await {
             tracing::debug!(%error, "an event is lost");
         }
@@ -318,3 +337,6 @@ fn named(object: &ObjectReference) -> String {
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
     format!("{} {}/{}", text(&object.kind), text(&object.namespace), text(&object.name))
 }
+
+#[cfg(test)]
+mod tests;

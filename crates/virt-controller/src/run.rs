@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use kube::runtime::events::{Recorder, Reporter};
 use kubevirt_runtime::health::Health;
-use kubevirt_runtime::lease::{self, LeaseConfig};
+use kubevirt_runtime::lease::{self, LeaseConfig, Term};
 use kubevirt_runtime::pod::Identity;
 use kubevirt_runtime::serve::{Drain, Server};
 use kubevirt_runtime::shutdown::Shutdown;
 use kubevirt_runtime::tls::{ClientAuthFiles, ServerTls};
 use kubevirt_types::feature::{self, What};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::act::Writer;
 use crate::args::Args;
@@ -99,11 +98,13 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 
     let reporter = Reporter { controller: COMPONENT.to_owned(), instance: Some(identity.pod_name.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let writer = Writer { client: client.clone(), recorder };
-    let context = Context { cache, writer, launcher_image: args.launcher_image };
     let config = LeaseConfig::new(COMPONENT, &identity.namespace, &identity.pod_name);
-    let led =
-        lease::run(client, config, &shutdown, |term| lead(context.clone(), queues.clone(), term)).await?;
+    let led = lease::run(client.clone(), config, &shutdown, |term| {
+        let writer = Writer { client: client.clone(), recorder: recorder.clone(), term: term.clone() };
+        let context = Context { cache: cache.clone(), writer, launcher_image: args.launcher_image.clone() };
+        lead(context, queues.clone(), term)
+    })
+    .await?;
     // The lease is given back; whatever ended the work, this process has nothing left to do.
     shutdown.start();
     shutdown.finished().await;
@@ -111,7 +112,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 }
 
 /// Works until the term is over. Nothing is written after it returns.
-async fn lead(context: Context, queues: Arc<Queues>, term: CancellationToken) -> Result<(), RunError> {
+async fn lead(context: Context, queues: Arc<Queues>, term: Term) -> Result<(), RunError> {
     queues.vms.open(cache::keys(&context.cache.vms));
     queues.vmis.open(cache::keys(&context.cache.vmis));
     queues.sets.open(cache::keys(&context.cache.sets));

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use kubevirt_runtime::lease::Term;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 use crate::reconcile::{Reconciler, Round};
@@ -20,9 +20,11 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// What doesn't pass in minutes needs somebody, who isn't to wait for us longer than this.
 const AFTER_ERRORS: Duration = Duration::from_secs(30);
 
-/// Reconciles until told to stop. A round that is cut off leaves nothing behind that the next leader
+/// Reconciles until told to stop. What a process that was frozen had planned is too old to be carried out (`apply`), so the
+/// term's end isn't asked for here. A round that is cut off leaves nothing behind that the next leader
 /// doesn't see: each of its writes is whole or isn't there.
-pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, stop: CancellationToken) {
+pub async fn lead(mut reconciler: Reconciler, mut changes: watch::Receiver<()>, term: Term) {
+    let stop = term.token();
     stop.run_until_cancelled(async {
         let mut errors = 0;
         loop {

@@ -8,6 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use std::time::Duration;
 use tokio::time::Instant;
 
+use super::Timing;
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
@@ -31,6 +33,26 @@ pub fn evaluate(lease: Option<&LeaseSpec>, me: &str, observed_at: Instant, now: 
             if left.is_zero() { Decision::Acquire } else { Decision::Wait(left) }
         }
     }
+}
+
+/// Whether a process that is about to end has to write that nobody holds the lease: when it is ours, or may become so.
+///
+/// `may_land` says that a write of ours of whose fate we know nothing was based on this very record, so that the API
+/// server may carry it out still. Of two writes on one record only the first is taken: ours of nobody's name keeps the
+/// other out, or is refused and shows that it has arrived.
+pub(super) fn must_give_back(lease: Option<&LeaseSpec>, me: &str, may_land: bool) -> bool {
+    may_land || lease.is_some_and(|lease| lease.holder_identity.as_deref() == Some(me))
+}
+
+/// Until when the leader may send writes after a renewal that was sent at `renewed`. What is left of the lease then is
+/// for what is on its way: nobody else leads before it is over.
+pub(super) fn valid_until(renewed: Instant, timing: &Timing) -> Instant {
+    renewed + timing.renew_deadline
+}
+
+/// Whether a write may be sent.
+pub(super) fn is_valid(until: Instant, now: Instant) -> bool {
+    now < until
 }
 
 /// The last record that was seen, and when it was first seen on our clock.
@@ -72,13 +94,13 @@ pub(super) fn held(
     }
 }
 
-/// The record with which a holder gives a lease back: nobody's, and over in a second for those who ask the clock.
-pub(super) fn released(previous: &LeaseSpec, now: jiff::Timestamp) -> LeaseSpec {
+/// The record with which a lease is given back: nobody's, and over in a second for those who ask the clock.
+pub(super) fn released(previous: Option<&LeaseSpec>, now: jiff::Timestamp) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(String::new()),
         lease_duration_seconds: Some(1),
         acquire_time: Some(MicroTime(now)),
         renew_time: Some(MicroTime(now)),
-        ..previous.clone()
+        ..previous.cloned().unwrap_or_default()
     }
 }

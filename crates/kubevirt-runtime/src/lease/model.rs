@@ -17,10 +17,11 @@ use k8s_openapi::api::coordination::v1::LeaseSpec;
 use stateright::{Checker, Model, Property};
 use tokio::time::Instant;
 
-use super::decision::{held, released};
+use super::decision::{held, must_give_back, released};
 use super::{Decision, Observation, evaluate};
 
 const NEVER_TWO: &str = "never do two lead";
+const LEFT: &str = "what was given back stays so";
 const SOMEBODY: &str = "when all is calm somebody leads";
 
 /// Requests of one candidate that may be on their way at once: one that it waits for, and one that it has given up.
@@ -56,6 +57,12 @@ struct Candidate {
     /// Since when it waits for an answer.
     waits: Option<u64>,
     requests: Vec<Request>,
+    /// The version that its last write of unknown fate replaces.
+    unsettled: Option<Option<u64>>,
+    /// Since when it gives the lease back.
+    leaving: Option<u64>,
+    /// It has ended in the belief that it doesn't hold the lease.
+    left: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -96,7 +103,7 @@ enum Action {
     Die(usize),
     /// It starts again.
     Start(usize),
-    /// The leader's work has ended: it gives the lease back.
+    /// It is told to stop, and the leader's work has ended: it begins to give the lease back.
     GiveBack(usize),
 }
 
@@ -107,7 +114,20 @@ struct Times {
     renew_deadline: u64,
     retry: u64,
     call: u64,
+    /// For how long a process that ends tries to give the lease back.
+    release: u64,
     apart: u64,
+}
+
+/// How a process that ends gives the lease back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    /// As it is done.
+    Settled,
+    /// A refusal is taken for the end.
+    Once,
+    /// What is on its way to take the lease is forgotten.
+    Forgetful,
 }
 
 struct Election {
@@ -115,6 +135,7 @@ struct Election {
     times: Times,
     /// Writes name the version that was seen.
     guarded: bool,
+    release: Release,
     misfortunes: u8,
     start: Instant,
     calm: Mutex<HashSet<u64>>,
@@ -147,7 +168,7 @@ impl Election {
 
     fn tick(&self, candidate: &mut Candidate) {
         candidate.clock += 1;
-        let Times { renew_deadline, retry, call, .. } = self.times;
+        let Times { renew_deadline, retry, call, release, .. } = self.times;
         let now = candidate.clock;
         let deadline = candidate.renewed + renew_deadline;
         let limit = |sent: u64| if candidate.leads { deadline.min(sent + call) } else { sent + call };
@@ -158,9 +179,12 @@ impl Election {
         if candidate.leads && now >= deadline + retry {
             stop(candidate);
         }
+        if candidate.leaving.is_some_and(|since| now >= since + release) {
+            die(candidate);
+        }
     }
 
-    /// `Elector::attempt`, up to the moment when the request leaves.
+    /// `Elector::attempt`, or `Elector::try_release` of one that ends, up to the moment when the request leaves.
     fn attempt(&self, state: &mut State, index: usize) -> Option<()> {
         let moment = Self::moment(state);
         let candidate = &mut state.candidates[index];
@@ -168,7 +192,17 @@ impl Election {
             return None;
         }
         let current = candidate.held.take().or_else(|| state.lease.clone());
+        let version = current.as_ref().map(|lease| lease.version);
         let spec = current.as_ref().map(|lease| &lease.spec);
+        if candidate.leaving.is_some() {
+            let may_land = candidate.unsettled == Some(version) && self.release != Release::Forgetful;
+            match must_give_back(spec, &name(index), may_land) {
+                true => send(candidate, version, released(spec, moment)),
+                false => leave(candidate),
+            }
+            return Some(());
+        }
+        candidate.unsettled = candidate.unsettled.filter(|based_on| *based_on == version);
         let now = self.at(candidate.clock);
         let since = spec.map_or(now, |spec| candidate.observation.observe(spec, now));
         match evaluate(spec, &name(index), since, now) {
@@ -179,9 +213,8 @@ impl Election {
             }
             Decision::Renew | Decision::Acquire => {
                 let spec = held(spec, &name(index), self.duration(), moment);
-                candidate.waits = Some(candidate.clock);
-                let based_on = current.map(|lease| lease.version);
-                candidate.requests.push(Request { based_on, spec, sent: candidate.clock, awaited: true });
+                candidate.unsettled = Some(version);
+                send(candidate, version, spec);
             }
         }
         Some(())
@@ -199,7 +232,12 @@ impl Election {
         let candidate = &mut state.candidates[index];
         if answered && request.awaited {
             candidate.waits = None;
-            if taken && holds(&stored.spec, index) {
+            if candidate.leaving.is_some() {
+                if taken || self.release == Release::Once {
+                    leave(candidate);
+                }
+            } else if taken {
+                candidate.unsettled = None;
                 candidate.held = Some(stored);
                 candidate.renewed = request.sent;
                 candidate.leads = true;
@@ -207,14 +245,19 @@ impl Election {
         }
     }
 
-    /// The work has ended, so nothing is done any more when the lease goes back.
+    /// `Elector::release`: the work has ended, so nothing is done any more when the lease goes back. Nobody waits any more
+    /// for a renewal, or for a write that takes the lease, which may be on its way.
     fn give_back(&self, state: &mut State, index: usize) -> Option<()> {
-        let moment = Self::moment(state);
         let candidate = &mut state.candidates[index];
-        let lease = candidate.held.take().filter(|_| candidate.leads && candidate.waits.is_none())?;
-        let (based_on, spec) = (Some(lease.version), released(&lease.spec, moment));
-        die(candidate);
-        candidate.requests.push(Request { based_on, spec, sent: candidate.clock, awaited: false });
+        let concerned = candidate.leads || candidate.unsettled.is_some();
+        if !candidate.up || candidate.leaving.is_some() || !concerned {
+            return None;
+        }
+        give_up(candidate);
+        candidate.leads = false;
+        candidate.leaving = Some(candidate.clock);
+        // later where too much is on its way
+        let _ = self.attempt(state, index);
         Some(())
     }
 
@@ -229,7 +272,7 @@ impl Election {
                 state.candidates[index].requests.remove(request);
             }
             Action::Die(index) => die(&mut state.candidates[index]),
-            Action::Start(index) => state.candidates[index].up = true,
+            Action::Start(index) => start(&mut state.candidates[index]),
             Action::GiveBack(index) => self.give_back(&mut state, index)?,
         }
         if matches!(action, Action::Die(_) | Action::GiveBack(_)) {
@@ -258,6 +301,11 @@ impl Election {
                 (now - first, candidate.up, candidate.leads, candidate.waits.map(|sent| now - sent))
                     .hash(&mut into);
                 candidate.leads.then(|| now - candidate.renewed).hash(&mut into);
+                (candidate.leaving.map(|since| now - since), candidate.left).hash(&mut into);
+                // only one that gives the lease back asks for it
+                let may_leave = state.misfortunes > 0 || candidate.leaving.is_some();
+                let unsettled = candidate.unsettled.filter(|_| may_leave);
+                unsettled.map(|based_on| based_on == version).hash(&mut into);
                 candidate.held.as_ref().map(|lease| Some(lease.version) == version).hash(&mut into);
                 let spec = state.lease.as_ref().map(|lease| &lease.spec);
                 spec.map(|spec| (holds(spec, index), self.seen_for(candidate, spec))).hash(&mut into);
@@ -298,7 +346,7 @@ impl Election {
                 while !at.candidates[index].requests.is_empty() {
                     self.arrive(&mut at, index, 0, true);
                 }
-                at.candidates[index].up = true;
+                start(&mut at.candidates[index]);
                 self.tick(&mut at.candidates[index]);
                 // it may have nothing to send
                 let _ = self.attempt(&mut at, index);
@@ -313,6 +361,16 @@ impl Election {
 fn taken_over(state: &State) -> bool {
     let transitions = state.lease.as_ref().and_then(|lease| lease.spec.lease_transitions);
     transitions.is_some_and(|transitions| transitions > 0)
+}
+
+fn start(candidate: &mut Candidate) {
+    candidate.up = true;
+    candidate.left = false;
+}
+
+fn send(candidate: &mut Candidate, based_on: Option<u64>, spec: LeaseSpec) {
+    candidate.waits = Some(candidate.clock);
+    candidate.requests.push(Request { based_on, spec, sent: candidate.clock, awaited: true });
 }
 
 fn give_up(candidate: &mut Candidate) {
@@ -330,6 +388,14 @@ fn die(candidate: &mut Candidate) {
     stop(candidate);
     candidate.up = false;
     candidate.observation = Observation::default();
+    candidate.unsettled = None;
+    candidate.leaving = None;
+}
+
+/// It ends, and believes that it doesn't hold the lease.
+fn leave(candidate: &mut Candidate) {
+    die(candidate);
+    candidate.left = true;
 }
 
 impl Model for Election {
@@ -373,18 +439,23 @@ impl Model for Election {
             Property::always(NEVER_TWO, |_, state: &State| {
                 state.candidates.iter().filter(|one| one.up && one.leads).count() <= 1
             }),
+            Property::always(LEFT, |_, state: &State| {
+                let holds = |index| state.lease.as_ref().is_some_and(|lease| holds(&lease.spec, index));
+                !state.candidates.iter().enumerate().any(|(index, one)| one.left && holds(index))
+            }),
             Property::always(SOMEBODY, |model: &Self, state: &State| model.calms_down(state)),
             Property::sometimes("somebody else takes over", |_, state: &State| taken_over(state)),
         ]
     }
 }
 
-/// The elector's proportions: 15, 10, 2 and 5 seconds, in units of 2.5, and clocks that run apart.
-const TIMES: Times = Times { duration: 6, renew_deadline: 3, retry: 1, call: 2, apart: 1 };
+/// The elector's proportions: 15, 10, 2, 5 and 10 seconds, in units of 2.5, and clocks that run apart.
+const TIMES: Times = Times { duration: 6, renew_deadline: 3, retry: 1, call: 2, release: 4, apart: 1 };
 
 fn election(candidates: usize, times: Times) -> Election {
     let (start, calm) = (Instant::now(), Mutex::default());
-    Election { candidates, times, guarded: true, misfortunes: 1, start, calm }
+    let release = Release::Settled;
+    Election { candidates, times, guarded: true, release, misfortunes: 1, start, calm }
 }
 
 /// Says it where a passing test's words aren't kept back.
@@ -415,17 +486,23 @@ async fn never_do_two_lead_whatever_the_order_of_events() {
 }
 
 #[tokio::test]
-async fn wrong_times_and_unguarded_writes_are_found_out() {
+async fn wrong_times_unguarded_writes_and_careless_releases_are_found_out() {
+    let times = |times| Election { times, ..election(2, TIMES) };
+    let release = |release| Election { release, ..election(2, TIMES) };
+    let unguarded = Election { guarded: false, ..election(2, TIMES) };
     let cases = [
-        ("a renew deadline longer than the lease", Times { renew_deadline: 7, ..TIMES }, true),
-        ("clocks that run apart by more than the times allow", Times { apart: 3, ..TIMES }, true),
-        ("writes that name no version", TIMES, false),
+        ("a renew deadline longer than the lease", NEVER_TWO, times(Times { renew_deadline: 7, ..TIMES })),
+        ("clocks that run apart by more than the times allow", NEVER_TWO, times(Times { apart: 3, ..TIMES })),
+        ("writes that name no version", NEVER_TWO, unguarded),
+        ("a release that doesn't look again", LEFT, release(Release::Once)),
+        ("a release that forgets what is on its way", LEFT, release(Release::Forgetful)),
     ];
-    for (name, times, guarded) in cases {
-        let model = Election { guarded, ..election(2, times) };
-        let checker = model.checker().finish_when(stateright::HasDiscoveries::AnyFailures).spawn_bfs().join();
-        let path = checker.assert_any_discovery(NEVER_TWO);
+    for (name, property, model) in cases {
+        let found = stateright::HasDiscoveries::AnyOf([property].into());
+        let checker = model.checker().finish_when(found).spawn_bfs().join();
+        let path = checker.assert_any_discovery(property);
         let states = checker.unique_state_count();
-        say(&format!("lease, {name}: two lead after {} events ({states} states)", path.into_actions().len()));
+        let events = path.into_actions().len();
+        say(&format!("lease, {name}: not \"{property}\" after {events} events ({states} states)"));
     }
 }

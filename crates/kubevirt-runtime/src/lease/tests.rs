@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::decision::{held, released};
-use super::{Decision, LeaseConfig, LeaseError, Observation, evaluate, run};
+use super::decision::{held, is_valid, must_give_back, released, valid_until};
+use super::{Decision, LeaseConfig, LeaseError, Observation, Term, TermOver, Timing, evaluate, run, term};
 use crate::shutdown::Shutdown;
 
 fn spec(holder: Option<&str>, seconds: Option<i32>) -> LeaseSpec {
@@ -71,11 +71,50 @@ fn records_keep_clients_goes_format() {
     assert_eq!((&renewed.acquire_time, &renewed.renew_time), (&first.acquire_time, &Some(MicroTime(at(3)))));
     let taken = held(Some(&renewed), "b", duration, at(20));
     assert_eq!((taken.lease_transitions, &taken.acquire_time), (Some(1), &Some(MicroTime(at(20)))));
-    let free = released(&taken, at(21));
-    assert_eq!(
-        (free.holder_identity.as_deref(), free.lease_duration_seconds, free.lease_transitions),
-        (Some(""), Some(1), Some(1))
-    );
+    for (previous, transitions) in [(Some(&taken), Some(1)), (None, None)] {
+        let free = released(previous, at(21));
+        assert_eq!(
+            (free.holder_identity.as_deref(), free.lease_duration_seconds, free.lease_transitions),
+            (Some(""), Some(1), transitions)
+        );
+    }
+}
+
+#[test]
+fn what_a_process_that_ends_gives_back() {
+    let cases = [
+        ("ours", Some(Some("me")), false, true),
+        ("ours, and a renewal is on its way", Some(Some("me")), true, true),
+        ("theirs", Some(Some("you")), false, false),
+        ("theirs and over, and ours is on its way", Some(Some("you")), true, true),
+        ("nobody's", Some(Some("")), false, false),
+        ("nobody's, and ours is on its way", Some(None), true, true),
+        ("none", None, false, false),
+        ("none, and ours is on its way", None, true, true),
+    ];
+    for (case, holder, may_land, expected) in cases {
+        let lease = holder.map(|holder| spec(holder, Some(15)));
+        assert_eq!(must_give_back(lease.as_ref(), "me", may_land), expected, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn until_when_a_leader_may_write() {
+    let (renewed, ms) = (Instant::now(), Duration::from_millis);
+    let timing = Timing::default();
+    let until = valid_until(renewed, &timing);
+    let cases = [
+        ("just renewed", 0, true),
+        ("between two renewals", 2_000, true),
+        ("the last moment", 9_999, true),
+        ("the renew deadline", 10_000, false),
+        ("nobody else leads yet, but what is sent now may be late", 14_999, false),
+        ("thawed", 30_000, false),
+    ];
+    for (case, age, expected) in cases {
+        assert_eq!(is_valid(until, renewed + ms(age)), expected, "{case}");
+    }
+    assert!(until + ms(4_999) < renewed + timing.duration, "there is time for what is on its way");
 }
 
 proptest! {
@@ -120,11 +159,23 @@ proptest! {
 struct Store {
     lease: Arc<Mutex<Option<Lease>>>,
     down: CancellationToken,
+    trouble: Arc<Mutex<Trouble>>,
+}
+
+/// What is between the replicas and the lease.
+#[derive(Default)]
+struct Trouble {
+    /// For how long a write is on its way. It arrives, though its sender may have gone meanwhile.
+    way: Duration,
+    /// Writes that are on their way.
+    under_way: usize,
+    /// So many reads are refused.
+    unread: usize,
 }
 
 impl Store {
     fn client(&self, down: &CancellationToken) -> Client {
-        let store = Self { lease: self.lease.clone(), down: down.clone() };
+        let store = Self { down: down.clone(), ..self.clone() };
         Client::new(tower::service_fn(move |request| store.clone().answer(request)), "default")
     }
 
@@ -138,8 +189,29 @@ impl Store {
             // No watch here: standbys must do with looking.
             return Ok(status(403, "Forbidden"));
         }
-        let mut stored = self.lease.lock().unwrap();
         let sent: Option<Lease> = serde_json::from_slice(&body).ok();
+        let way = {
+            let mut trouble = self.trouble.lock().unwrap();
+            if parts.method == Method::GET && trouble.unread > 0 {
+                trouble.unread -= 1;
+                return Ok(status(503, "ServiceUnavailable"));
+            }
+            trouble.way
+        };
+        if parts.method == Method::GET || way.is_zero() {
+            return Ok(self.arrive(&parts.method, sent));
+        }
+        self.trouble.lock().unwrap().under_way += 1;
+        let arrival = async move {
+            sleep(way).await;
+            self.trouble.lock().unwrap().under_way -= 1;
+            self.arrive(&parts.method, sent)
+        };
+        Ok(tokio::spawn(arrival).await.unwrap())
+    }
+
+    fn arrive(&self, method: &Method, sent: Option<Lease>) -> Response<Body> {
+        let mut stored = self.lease.lock().unwrap();
         let version =
             |lease: &Option<Lease>| lease.as_ref().and_then(|l| l.metadata.resource_version.clone());
         let next = |sent: Lease, after: Option<String>| {
@@ -148,20 +220,47 @@ impl Store {
             lease.metadata.resource_version = Some(number.to_string());
             lease
         };
-        match (parts.method, stored.is_some()) {
-            (Method::GET, false) => return Ok(status(404, "NotFound")),
-            (Method::GET, true) => (),
-            (Method::POST, true) => return Ok(status(409, "AlreadyExists")),
-            (Method::PUT, true) if version(&sent) != version(&stored) => return Ok(status(409, "Conflict")),
-            (Method::POST | Method::PUT, _) => *stored = Some(next(sent.unwrap(), version(&stored))),
+        match (method, stored.is_some()) {
+            (&Method::GET, false) => return status(404, "NotFound"),
+            (&Method::GET, true) => (),
+            (&Method::POST, true) => return status(409, "AlreadyExists"),
+            (&Method::PUT, true) if version(&sent) != version(&stored) => return status(409, "Conflict"),
+            (&Method::POST | &Method::PUT, _) => *stored = Some(next(sent.unwrap(), version(&stored))),
             (method, _) => panic!("unexpected {method}"),
         }
         let lease = stored.as_ref().map(|lease| serde_json::to_vec(lease).unwrap()).unwrap();
-        Ok(Response::new(Body::from(lease)))
+        Response::new(Body::from(lease))
     }
 
     fn holder(&self) -> Option<String> {
         self.lease.lock().unwrap().as_ref()?.spec.as_ref()?.holder_identity.clone()
+    }
+
+    fn is_free(&self) -> bool {
+        self.holder().is_none_or(|holder| holder.is_empty())
+    }
+
+    /// Somebody takes the lease, whoever holds it.
+    fn take(&self, who: &str) {
+        let mut lease = Lease { spec: Some(spec(Some(who), Some(15))), ..Lease::default() };
+        lease.metadata.resource_version = Some("1000".to_owned());
+        *self.lease.lock().unwrap() = Some(lease);
+    }
+
+    /// From now on writes take so long.
+    fn slow_down(&self, way: Duration) {
+        self.trouble.lock().unwrap().way = way;
+    }
+
+    fn refuse_reads(&self, unread: usize) {
+        self.trouble.lock().unwrap().unread = unread;
+    }
+
+    /// Waits until a write is on its way.
+    async fn write_sent(&self) {
+        while self.trouble.lock().unwrap().under_way == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -200,9 +299,9 @@ fn replica(client: Client, who: &'static str, watch: &Watch, wind_down: Duration
     let (stop, watch) = (shutdown.clone(), watch.clone());
     let task = tokio::spawn(async move {
         let config = LeaseConfig::new("virt-controller", "kubevirt", who);
-        run(client, config, &stop, async |token| {
+        run(client, config, &stop, async |term| {
             watch.begin(who);
-            token.cancelled().await;
+            term.cancelled().await;
             sleep(wind_down).await;
             watch.end();
         })
@@ -258,4 +357,124 @@ async fn work_that_does_not_stop_ends_the_process() {
         error.to_string(),
         "lease kubevirt/virt-controller is lost and the leader's work has not stopped"
     );
+}
+
+/// A stop in the middle of a renewal: what is read then may be older than what arrives next.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_stopped_while_it_renews_leaves_the_lease_to_nobody() {
+    let ms = Duration::from_millis;
+    for (way, unread) in [(100, 0), (100, 2), (1_000, 0), (1_000, 3), (3_000, 0), (3_000, 1)] {
+        for after in [0, way / 2, way - 1, way, way + 1] {
+            let (store, watch) = (Store::default(), Watch::default());
+            let (leader, task) =
+                replica(store.client(&CancellationToken::new()), "a", &watch, Duration::ZERO);
+            sleep(ms(1_000)).await;
+            assert_eq!(store.holder().as_deref(), Some("a"));
+            store.slow_down(ms(way));
+            store.write_sent().await;
+            sleep(ms(after)).await;
+            store.refuse_reads(unread);
+            leader.start();
+            assert_eq!(task.await.unwrap().unwrap(), Some(()));
+            let case = format!("a way of {way} ms, stopped after {after} ms, {unread} reads refused");
+            assert!(store.is_free(), "{case}");
+            sleep(ms(10_000)).await;
+            assert!(store.is_free(), "{case}: a write came later");
+        }
+    }
+}
+
+/// A stop in the middle of taking the lease: a write that nobody waits for may take it for a process that has ended.
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_is_stopped_while_it_takes_the_lease_leaves_it_to_nobody() {
+    let ms = Duration::from_millis;
+    for (name, holder) in [("no lease", None), ("free", Some("")), ("over", Some("z"))] {
+        for (way, unread) in [(100, 0), (1_000, 0), (1_000, 2), (3_000, 0)] {
+            for after in [0, way / 2, way - 10] {
+                let (store, watch) = (Store::default(), Watch::default());
+                if let Some(holder) = holder {
+                    store.take(holder);
+                }
+                store.slow_down(ms(way));
+                let client = store.client(&CancellationToken::new());
+                let (standby, task) = replica(client, "a", &watch, Duration::ZERO);
+                store.write_sent().await;
+                sleep(ms(after)).await;
+                store.refuse_reads(unread);
+                standby.start();
+                assert_eq!(task.await.unwrap().unwrap(), None);
+                let case = format!("{name}, a way of {way} ms, stopped after {after} ms, {unread} refused");
+                assert!(store.is_free(), "{case}");
+                sleep(ms(10_000)).await;
+                assert!(store.is_free(), "{case}: a write came later");
+                assert_eq!(watch.began(), [], "{case}");
+            }
+        }
+    }
+}
+
+/// What another holds isn't touched by a standby that ends, and an API server that is down holds nobody up for long.
+#[tokio::test(start_paused = true)]
+async fn giving_back_touches_only_what_may_be_ours_and_ends() {
+    let (store, watch, up) = (Store::default(), Watch::default(), CancellationToken::new());
+    let (leader, leader_task) = replica(store.client(&up), "a", &watch, Duration::ZERO);
+    sleep(Duration::from_secs(1)).await;
+    let (standby, standby_task) = replica(store.client(&up), "b", &watch, Duration::ZERO);
+    sleep(Duration::from_secs(5)).await;
+    standby.start();
+    standby_task.await.unwrap().unwrap();
+    assert_eq!(store.holder().as_deref(), Some("a"));
+    up.cancel();
+    let stopped = Instant::now();
+    leader.start();
+    leader_task.await.unwrap().unwrap();
+    assert!(stopped.elapsed() <= Duration::from_secs(10), "{:?}", stopped.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_ends_by_the_clock_alone() {
+    let seconds = Duration::from_secs;
+    let (mandate, term) = term::begin(Instant::now() + seconds(10));
+    assert_eq!(term.check(), Ok(()));
+    tokio::time::advance(seconds(9)).await;
+    assert_eq!(term.check(), Ok(()));
+    mandate.prolong(Instant::now() + seconds(10));
+    tokio::time::advance(seconds(9)).await;
+    assert_eq!(term.clone().check(), Ok(()));
+    // Nobody cancels anything: all stood still.
+    tokio::time::advance(seconds(1)).await;
+    assert_eq!((term.check(), term.token().is_cancelled()), (Err(TermOver), false));
+    mandate.prolong(Instant::now() + seconds(10));
+    mandate.end();
+    assert_eq!(term.check(), Err(TermOver));
+}
+
+/// Work that checks its term writes nothing after a process was frozen, whichever of its tasks runs first when it goes on.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_frozen_writes_nothing_when_it_goes_on() {
+    let (store, terms) = (Store::default(), Arc::new(Mutex::new(Vec::<Term>::new())));
+    let (client, shutdown) = (store.client(&CancellationToken::new()), Shutdown::new());
+    let (kept, stop) = (terms.clone(), shutdown.clone());
+    let task = tokio::spawn(async move {
+        let config = LeaseConfig::new("virt-controller", "kubevirt", "a");
+        run(client, config, &stop, async |term: Term| {
+            kept.lock().unwrap().push(term.clone());
+            term.cancelled().await;
+        })
+        .await
+    });
+    let valid = |index: usize| terms.lock().unwrap()[index].check();
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(valid(0), Ok(()), "it is renewed");
+    }
+    // Nothing of it runs for 30 s, in which another takes the lease, and dies.
+    store.take("b");
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert_eq!(valid(0), Err(TermOver));
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!((valid(0), valid(1)), (Err(TermOver), Ok(())), "a new term, and the old one stays over");
+    shutdown.start();
+    assert_eq!(task.await.unwrap().unwrap(), Some(()));
+    assert_eq!((valid(0), valid(1)), (Err(TermOver), Err(TermOver)), "its work has ended");
 }

@@ -4,18 +4,21 @@
 pub mod api;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::Api;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, store::Writer as StoreWriter};
 use kube::runtime::watcher::Event;
+use kubevirt_runtime::lease::Term;
 use kubevirt_types::{
     KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
     VirtualMachineInstanceReplicaSet,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use virt_controller::act::Writer;
 use virt_controller::cache::{Cache, keys};
 use virt_controller::children::Children;
@@ -29,6 +32,9 @@ pub const SETS: &str = "virtualmachineinstancereplicasets";
 pub const MIGRATIONS: &str = "virtualmachineinstancemigrations";
 pub const PODS: &str = "pods";
 pub const NODES: &str = "nodes";
+
+/// A term that outlives every test.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One virt-controller with its own view, which is as old as its last [`Controller::look`].
 pub struct Controller {
@@ -66,7 +72,8 @@ impl Controller {
         };
         let client = api.client();
         let reporter = Reporter { controller: "virt-controller".into(), instance: Some("test".into()) };
-        let writer = Writer { client: client.clone(), recorder: Recorder::new(client, reporter) };
+        let term = Term::until(Instant::now() + DAY);
+        let writer = Writer { client: client.clone(), recorder: Recorder::new(client, reporter), term };
         let context = Context { cache, writer, launcher_image: "launcher".into() };
         let mut controller = Self { api: api.clone(), context, vms, vmis, pods, sets, migrations, nodes };
         controller.look();
