@@ -46,8 +46,8 @@ pub enum Reason {
     Dropped,
     /// Another handler's plugin has gone, which makes the kubelet write off the resource.
     PeerGone(PathBuf),
-    /// Said once more: the kubelet may have noticed that end only after our word.
-    PeerGoneAgain,
+    /// Said once more: the kubelet may have been done with an end only after our word.
+    Again,
     /// This process took over the node.
     TookOver,
     /// The node says that it has none though the kubelet was told.
@@ -55,17 +55,13 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What follows when the kubelet has been told for this reason. Nothing shows when the kubelet
-    /// is done with a plugin that went, so it is told a second time, one look later.
-    pub fn followed_by(&self) -> Option<Self> {
+    /// Whether the kubelet is told a second time, one look later. It first closes the connection of a plugin that
+    /// it drops and then writes off the resource, and nothing shows when it is done: a word that comes in between
+    /// is lost.
+    pub fn is_said_twice(&self) -> bool {
         match self {
-            Self::PeerGone(_) => Some(Self::PeerGoneAgain),
-            Self::First
-            | Self::KubeletRestarted
-            | Self::Dropped
-            | Self::PeerGoneAgain
-            | Self::TookOver
-            | Self::NodeSaysNone => None,
+            Self::PeerGone(_) | Self::Dropped => true,
+            Self::First | Self::KubeletRestarted | Self::Again | Self::TookOver | Self::NodeSaysNone => false,
         }
     }
 
@@ -73,9 +69,7 @@ impl Reason {
     pub fn needs_socket(&self) -> bool {
         match self {
             Self::First | Self::KubeletRestarted => true,
-            Self::Dropped | Self::PeerGone(_) | Self::PeerGoneAgain | Self::TookOver | Self::NodeSaysNone => {
-                false
-            }
+            Self::Dropped | Self::PeerGone(_) | Self::Again | Self::TookOver | Self::NodeSaysNone => false,
         }
     }
 }
@@ -86,14 +80,16 @@ pub fn is_connected(refusal: &str, socket: &str) -> bool {
     refusal.contains("already connected") && refusal.ends_with(&format!("/{socket}"))
 }
 
-/// Whether a device can be used, from what opening it said.
+/// Whether a device can be used, from what opening it said; none when that says nothing of the device.
 ///
 /// The devices that a container may open are limited by its cgroup, and this one asks for none:
-/// `EPERM` is that limit's answer and says that the device is there.
-pub fn is_usable(opened: Result<(), Errno>) -> bool {
+/// `EPERM` is that limit's answer and says that the device is there. A process or a node that has
+/// no file or memory to spare at the moment has its device all the same.
+pub fn is_usable(opened: Result<(), Errno>) -> Option<bool> {
     match opened {
-        Ok(()) => true,
-        Err(errno) => matches!(errno, Errno::PERM | Errno::ACCESS | Errno::BUSY),
+        Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::BUSY) => Some(true),
+        Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN) => None,
+        Err(_) => Some(false),
     }
 }
 
@@ -146,14 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_a_cgroup_hides_is_there() {
+    fn a_device_that_a_cgroup_hides_is_there_and_a_full_process_says_nothing_of_it() {
         for (opened, usable) in [
-            (Ok(()), true),
-            (Err(Errno::PERM), true),
-            (Err(Errno::BUSY), true),
-            (Err(Errno::NOENT), false),
-            (Err(Errno::NXIO), false),
-            (Err(Errno::NODEV), false),
+            (Ok(()), Some(true)),
+            (Err(Errno::PERM), Some(true)),
+            (Err(Errno::BUSY), Some(true)),
+            (Err(Errno::NOENT), Some(false)),
+            (Err(Errno::NXIO), Some(false)),
+            (Err(Errno::NODEV), Some(false)),
+            (Err(Errno::MFILE), None),
+            (Err(Errno::NOMEM), None),
         ] {
             assert_eq!(is_usable(opened), usable, "{opened:?}");
         }

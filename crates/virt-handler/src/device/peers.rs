@@ -67,9 +67,9 @@ impl Peers {
     }
 }
 
-/// Ends when nobody serves `path` any more, and removes what is left of it.
+/// Ends when nobody serves `path` any more, removes what is left of it, and tells it.
 async fn watch(path: PathBuf, gone: mpsc::UnboundedSender<Reason>) -> PathBuf {
-    match UnixStream::connect(&path).await {
+    let seen = match UnixStream::connect(&path).await {
         Ok(mut stream) => {
             let mut sink = [0; 1024];
             while matches!(stream.read(&mut sink).await, Ok(1..)) {}
@@ -78,16 +78,24 @@ async fn watch(path: PathBuf, gone: mpsc::UnboundedSender<Reason>) -> PathBuf {
             if UnixStream::connect(&path).await.is_ok() {
                 return path;
             }
-            drop(gone.send(Reason::PeerGone(path.clone())));
+            true
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        // It came and went between two looks, or its process was only half gone when the connection
+        // was cut: what it left is the only sign, and the kubelet may have known it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => false,
         Err(_) => return path,
-    }
+    };
     if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "can't remove a dead plugin's socket");
+        // It is found dead at every look from now on, and isn't told each time.
+        if !seen {
+            return path;
+        }
     }
+    // Nobody listens any more when the process stops; then it doesn't matter.
+    drop(gone.send(Reason::PeerGone(path.clone())));
     path
 }
 
@@ -110,6 +118,22 @@ mod tests {
         assert!(told.try_recv().is_err());
         drop(listener);
         drop(connection);
+        assert_eq!(told.recv().await, Some(Reason::PeerGone(path.clone())));
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_came_and_went_unseen_is_told_too() {
+        let dir = std::env::temp_dir().join(format!("virt-handler-unseen-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join(KVM.socket_name("crashed"));
+        drop(UnixListener::bind(&path).unwrap());
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut peers = Peers::new(KVM, &dir, &KVM.socket_name("me"), tell);
+        peers.look();
         assert_eq!(told.recv().await, Some(Reason::PeerGone(path.clone())));
         while path.exists() {
             tokio::task::yield_now().await;

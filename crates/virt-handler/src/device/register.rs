@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::kind::{DeviceKind, PluginState, Reason, is_connected, is_usable};
 use super::peers::Peers;
 use super::server::Plugin;
+use super::wanted::Wanted;
 
 /// How often the kubelet's socket, the other plugins' and the device are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -79,7 +80,7 @@ pub fn run(
     let (tell, state) = watch::channel(PluginState::Starting);
     let own = kind.socket_name(pod);
     let (usable, usable_seen) = watch::channel(false);
-    let registrar = Registrar {
+    let mut registrar = Registrar {
         plugin: Plugin::new(kind, places.max_devices, usable_seen, again.clone()),
         peers: Peers::new(kind, &places.plugins, &own, again.clone()),
         kubelet: places.plugins.join("kubelet.sock"),
@@ -89,6 +90,7 @@ pub fn run(
         usable,
         state: tell,
         serving: None,
+        replaced: None,
         draining,
     };
     tokio::spawn(async move {
@@ -96,6 +98,7 @@ pub fn run(
             () = registrar.run(reasons) => {}
             () = ended.cancelled() => {}
         }
+        registrar.leave();
     });
     Handle { state, again }
 }
@@ -109,33 +112,36 @@ struct Registrar {
     device: PathBuf,
     usable: watch::Sender<bool>,
     state: watch::Sender<PluginState>,
+    /// Ends the newest server.
     serving: Option<CancellationToken>,
+    /// Ends the server that the newest took the socket's name from, once the kubelet has been told.
+    replaced: Option<CancellationToken>,
     draining: CancellationToken,
 }
 
 impl Registrar {
-    async fn run(mut self, mut reasons: mpsc::UnboundedReceiver<Reason>) {
+    async fn run(&mut self, mut reasons: mpsc::UnboundedReceiver<Reason>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut known_to = None;
-        let mut wanted = Some(Reason::First);
+        let mut wanted = Wanted::default();
         loop {
             tokio::select! {
-                _ = look.tick() => {}
-                reason = reasons.recv() => wanted = wanted.or(reason),
+                _ = look.tick() => wanted.look(),
+                Some(reason) = reasons.recv() => wanted.hear(reason),
             }
             self.peers.look();
             let usable = self.look_at_device();
             let kubelet = inode(&self.kubelet);
             if kubelet.is_some() && known_to.is_some() && kubelet != known_to {
-                wanted = Some(Reason::KubeletRestarted);
+                wanted.hear(Reason::KubeletRestarted);
             }
             if !usable {
                 self.say(PluginState::Absent);
-            } else if known_to.is_some() && wanted.is_none() {
+            } else if known_to.is_some() && wanted.now().is_none() {
                 self.say(PluginState::Registered);
             }
-            let Some(reason) = &wanted else { continue };
+            let Some(reason) = wanted.now() else { continue };
             // A device that was never there is no resource of this node.
             if self.draining.is_cancelled() || kubelet.is_none() || (!usable && known_to.is_none()) {
                 continue;
@@ -144,7 +150,10 @@ impl Registrar {
                 Ok(()) => {
                     tracing::info!(resource = self.kind.resource, ?reason, "device plugin registered");
                     known_to = kubelet;
-                    wanted = reason.followed_by();
+                    if wanted.told() {
+                        // The next look is a whole one away, not what is left of this one.
+                        look.reset();
+                    }
                     if usable {
                         self.say(PluginState::Registered);
                     }
@@ -156,8 +165,9 @@ impl Registrar {
 
     /// Binds the socket if it isn't, and introduces it to the kubelet.
     async fn register(&mut self, reason: &Reason) -> Result<(), RegisterError> {
-        let fresh = reason.needs_socket() || !self.socket.exists();
-        let replaced = if fresh { self.serve()? } else { None };
+        if reason.needs_socket() || !self.socket.exists() {
+            self.serve()?;
+        }
         let request = RegisterRequest {
             version: "v1beta1".to_owned(),
             endpoint: file_name(&self.socket),
@@ -176,18 +186,35 @@ impl Registrar {
                 return Err(RegisterError::Refused { resource, message });
             }
         }
-        if let Some(replaced) = replaced {
+        if let Some(replaced) = self.replaced.take() {
             replaced.cancel();
         }
         Ok(())
     }
 
-    /// Serves on a new socket; returns what ends the server of the one before.
-    fn serve(&mut self) -> Result<Option<CancellationToken>, RegisterError> {
+    /// Serves on a new socket. A kubelet that doesn't answer makes us come here at every look: only the newest server
+    /// stays, and the one that the kubelet may know.
+    fn serve(&mut self) -> Result<(), RegisterError> {
         let listener = socket::bind(&self.socket)?;
         let stop = CancellationToken::new();
         tokio::spawn(self.plugin.clone().serve(listener, stop.clone()));
-        Ok(self.serving.replace(stop))
+        let before = self.serving.replace(stop);
+        if self.replaced.is_none() {
+            self.replaced = before;
+        } else if let Some(untold) = before {
+            untold.cancel();
+        }
+        Ok(())
+    }
+
+    /// Takes the socket's name away, and nothing else: a successor's socket has another, and the kubelet's connection
+    /// lives on. Only an orderly end does that: what a crash leaves tells others that the kubelet has lost a plugin.
+    fn leave(&self) {
+        if self.serving.is_some()
+            && let Err(error) = std::fs::remove_file(&self.socket)
+        {
+            tracing::debug!(%error, "the plugin's socket was gone already");
+        }
     }
 
     fn say(&self, state: PluginState) {
@@ -196,23 +223,13 @@ impl Registrar {
 
     fn look_at_device(&self) -> bool {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let usable = is_usable(rustix::fs::open(&self.device, flags, Mode::empty()).map(drop));
+        let opened = rustix::fs::open(&self.device, flags, Mode::empty()).map(drop);
+        let usable = is_usable(opened).unwrap_or(*self.usable.borrow());
         if usable && let Err(error) = open_to_all(&self.device) {
             tracing::debug!(device = %self.device.display(), %error, "can't open the device to launchers");
         }
         self.usable.send_if_modified(|was| std::mem::replace(was, usable) != usable);
         usable
-    }
-}
-
-impl Drop for Registrar {
-    fn drop(&mut self) {
-        // Only the name: a successor's socket has another, and the kubelet's connection lives on.
-        if self.serving.is_some()
-            && let Err(error) = std::fs::remove_file(&self.socket)
-        {
-            tracing::debug!(%error, "the plugin's socket was gone already");
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Device plugins against a kubelet that behaves as the real one does when plugins come and go.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::fake::{Dir, Process};
 use handler_launcher_com::deviceplugin::device_plugin_client::DevicePluginClient;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use virt_handler::device::kind::{DeviceKind, PluginState};
+use virt_handler::device::kind::{DeviceKind, PluginState, Reason};
 use virt_handler::device::register::{self, Handle, Places};
 
 /// A device that every machine has.
@@ -129,7 +129,28 @@ async fn of_two_handlers_the_newer_registers_last_and_whoever_stays_covers_for_t
     }
     // One that drains never registers again.
     new.draining.cancel();
-    new.handle.again.send(virt_handler::device::kind::Reason::NodeSaysNone).unwrap();
+    new.handle.again.send(Reason::NodeSaysNone).unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(requests.try_recv().is_err());
+}
+
+/// After a kill of the old handler its successor loses a peer and takes over the node within milliseconds. A kubelet
+/// that notices the end after both words is told a third time.
+#[tokio::test]
+async fn a_peers_end_is_told_again_a_look_later_whatever_else_comes_up() {
+    let gone = Reason::PeerGone(PathBuf::from("/old.sock"));
+    for order in [[gone.clone(), Reason::TookOver], [Reason::TookOver, gone]] {
+        let dir = Dir::new();
+        let (mut requests, _kubelet) = kubelet(&dir.0);
+        let plugin = plugin(NULL, &dir.0, "new");
+        let socket = next(&mut requests).await;
+        let before = Instant::now();
+        for reason in &order {
+            plugin.handle.again.send(reason.clone()).unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(next(&mut requests).await, socket, "{order:?}");
+        }
+        assert!(before.elapsed() >= Duration::from_secs(1), "in the same breath: {order:?}");
+    }
 }
