@@ -4,6 +4,7 @@
 //! Data is binary frames; text frames mean nothing here and are dropped.
 
 mod bytes;
+mod hearing;
 mod leg;
 mod resending;
 mod screen;
@@ -22,12 +23,15 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 pub use bytes::{HALF_CLOSE_HEADER, RelayEnd, relay, relay_half_closed, relay_half_closing, relay_with};
+pub use hearing::Hearing;
 pub use resending::{Typing, hold, pump_resending};
-pub use screen::{ScreenEnd, Servers, carry_screen, viewer};
+pub use screen::{ScreenEnd, Server, Servers, carry_screen, viewer};
 pub use websockets::{Leg, LegEnd, WebsocketsEnd};
 
 /// Load balancers cut what is idle for a minute, some after twenty seconds.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A peer that pings and isn't heard for so long is lost. Three pings may be, and the fourth is late.
+const SILENCE_LIMIT: Duration = Duration::from_secs(35);
 /// A peer gets so long to answer a close frame, or to take it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// A close frame's reason may be no longer.

@@ -21,12 +21,15 @@ pub struct Resend {
     sent: u64,
     /// A question that isn't answered yet: is all up to here taken?
     asked: Option<u64>,
+    /// Whether positions are those that the other end counts. Then another sender of the session has the same.
+    counted: bool,
 }
 
 impl Resend {
-    /// Nothing is kept; the next byte has this position.
-    pub fn starting_at(position: u64) -> Self {
-        Self { start: position, sent: position, ..Self::default() }
+    /// Nothing is kept; the other end has taken `received` bytes of the session before, if it counts.
+    pub fn new(received: Option<u64>) -> Self {
+        let position = received.unwrap_or(0);
+        Self { start: position, sent: position, counted: received.is_some(), ..Self::default() }
     }
 
     /// Whether more may be taken in.
@@ -90,13 +93,17 @@ impl Resend {
         let Some(received) = received else {
             let unknown = self.in_flight() as u64;
             self.forget(self.sent);
+            self.counted = false;
             return unknown;
         };
         let lost = self.start.saturating_sub(received);
-        self.forget(received.clamp(self.start, self.sent));
+        // Another sender of the session may have brought there what wasn't sent from here yet: it is the same.
+        let known = if self.counted { self.start + self.kept.len() as u64 } else { self.sent };
+        self.forget(received.clamp(self.start, known));
         // The other end's count is the one that will be asked for again.
         self.start = received;
         self.sent = received;
+        self.counted = true;
         lost
     }
 
@@ -104,7 +111,7 @@ impl Resend {
         usize::try_from(self.sent - self.start).expect("what was sent and isn't forgotten is kept")
     }
 
-    /// `position` is between the first byte that is kept and the last that was sent.
+    /// `position` is between the first byte that is kept and the last.
     fn forget(&mut self, position: u64) {
         let count = usize::try_from(position - self.start).expect("no more is forgotten than is kept");
         self.kept.drain(..count);
@@ -135,8 +142,9 @@ mod tests {
         Take(usize),
         /// And answers what was asked.
         Answer,
-        /// The connection breaks; the other end still takes some of what was on its way, or all.
-        Break(usize),
+        /// The connection breaks; the other end still takes some of what was on its way, or all, and then some that another
+        /// sender of the session brings there.
+        Break(usize, usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -145,20 +153,25 @@ mod tests {
             (1usize..30).prop_map(Step::Send),
             (0usize..30).prop_map(Step::Take),
             prop_oneof![proptest::strategy::Just(Step::Answer)],
-            (0usize..60).prop_map(Step::Break),
+            (0usize..60, prop_oneof![proptest::strategy::Just(0), 0usize..40])
+                .prop_map(|(rest, ahead)| Step::Break(rest, ahead)),
         ]
     }
 
     proptest! {
         #[test]
         fn every_byte_is_taken_once_and_in_order(steps in prop::collection::vec(step(), 0..120), first in 0u64..9) {
-            let mut resend = Resend::starting_at(first);
+            let mut resend = Resend::new(Some(first));
             let (mut typed, mut taken, mut wire) = (Vec::new(), Vec::new(), VecDeque::new());
             let mut asked = None;
-            let last = [Step::Break(3), Step::Send(usize::MAX), Step::Take(usize::MAX), Step::Answer];
+            let last = [Step::Break(3, 0), Step::Send(usize::MAX), Step::Take(usize::MAX), Step::Answer];
             for step in steps.into_iter().chain(last) {
-                let count = match step { Step::Take(count) | Step::Break(count) => count.min(wire.len()), _ => 0 };
+                let count = match step { Step::Take(count) | Step::Break(count, _) => count.min(wire.len()), _ => 0 };
                 taken.extend(wire.drain(..count));
+                if let Step::Break(_, ahead) = step {
+                    let from = taken.len();
+                    taken.extend_from_slice(&typed[from..typed.len().min(from.saturating_add(ahead))]);
+                }
                 let position = first + taken.len() as u64;
                 match step {
                     Step::Type(bytes) => {
@@ -173,7 +186,7 @@ mod tests {
                     Step::Answer => if asked.is_some_and(|asked| asked <= position) {
                         resend.acknowledge(asked.take().unwrap());
                     },
-                    Step::Break(_) => {
+                    Step::Break(..) => {
                         wire.clear();
                         asked = None;
                         assert_eq!(resend.resume(Some(position)), 0);
@@ -190,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_may_have_been_taken_is_never_sent_twice() {
-        let mut resend = Resend::starting_at(0);
+        let mut resend = Resend::new(None);
         resend.push(b"abcdef");
         assert_eq!(resend.next(4).unwrap(), b"abcd");
         resend.acknowledge(2);
@@ -201,15 +214,28 @@ mod tests {
         resend.push(b"gh");
         assert_eq!(resend.resume(Some(4)), 2);
         assert_eq!((resend.taken(), resend.next(9).unwrap()), (4, b"gh".to_vec()));
-        // More than was sent: another sender of the session has been there.
-        resend.push(b"i");
+    }
+
+    #[test]
+    fn what_another_sender_of_the_session_has_brought_is_not_sent_again() {
+        let mut resend = Resend::new(Some(3));
+        resend.push(b"abcdef");
+        assert_eq!(resend.next(2).unwrap(), b"ab");
+        assert_eq!(resend.resume(Some(7)), 0);
+        assert_eq!((resend.taken(), resend.next(9).unwrap()), (7, b"ef".to_vec()));
+        resend.push(b"g");
         assert_eq!(resend.resume(Some(40)), 0);
-        assert_eq!((resend.taken(), resend.next(9).unwrap()), (40, b"i".to_vec()));
+        assert_eq!((resend.taken(), resend.next(9)), (40, None));
+        // Where the other end didn't count, nobody knows what its count means.
+        assert_eq!(resend.resume(None), 0);
+        resend.push(b"h");
+        assert_eq!(resend.resume(Some(60)), 0);
+        assert_eq!((resend.taken(), resend.next(9).unwrap()), (60, b"h".to_vec()));
     }
 
     #[test]
     fn one_question_at_a_time_and_none_about_nothing() {
-        let mut resend = Resend::starting_at(7);
+        let mut resend = Resend::new(Some(7));
         assert_eq!(resend.question(), None);
         resend.push(&vec![0; WINDOW]);
         assert!(!resend.has_room());

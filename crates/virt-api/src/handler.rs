@@ -255,6 +255,12 @@ impl Handlers {
 }
 
 impl StreamRequest {
+    /// Whether the client had this stream before: it names its session, and says where it was or that it would rather not take
+    /// anybody's place. A stock client does neither or only the latter.
+    pub fn is_again(&self) -> bool {
+        self.comes_back && (self.resume_from.is_some() || self.preserve_session)
+    }
+
     /// Path and query at virt-handler.
     fn path(&self) -> String {
         let mut path = format!(
@@ -309,6 +315,11 @@ mod tests {
         assert_eq!(request.path(), base);
         request.resume_from = Some(7);
         assert_eq!(request.path(), format!("{base}&resumeFrom=7"));
+        assert!(!request.is_again(), "it is virt-api itself that resumes it");
+        request.comes_back = true;
+        assert!(request.is_again());
+        request.resume_from = None;
+        assert!(!request.is_again());
     }
 
     #[test]

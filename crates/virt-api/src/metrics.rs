@@ -1,6 +1,7 @@
 //! What virt-api counts, under KubeVirt's names where it has one.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use kubevirt_runtime::health::Health;
 use kubevirt_types::Release;
@@ -8,8 +9,8 @@ use kubevirt_types::gate;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_counter, register_int_counter_vec,
-    register_int_gauge_vec,
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_histogram_vec,
+    register_int_counter, register_int_counter_vec, register_int_gauge_vec,
 };
 
 use crate::instance::Stream;
@@ -28,6 +29,17 @@ static RESUMES: LazyLock<IntCounterVec> = LazyLock::new(|| {
         "kubevirt_virt_api_stream_resumes_total",
         "Streams that lost their virt-handler behind a client's open connection, by what became of them.",
         &["stream", "outcome"]
+    )
+    .expect("the metric's name is valid and registered once")
+});
+/// Seconds. From what nobody notices to the minute after which a stream is given up.
+const GAPS: [f64; 13] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0];
+static GAP: LazyLock<HistogramVec> = LazyLock::new(|| {
+    register_histogram_vec!(
+        "kubevirt_virt_api_stream_gap_seconds",
+        "How long a stream that lost its virt-handler had none before another one opened it again.",
+        &["stream"],
+        GAPS.to_vec()
     )
     .expect("the metric's name is valid and registered once")
 });
@@ -87,6 +99,11 @@ pub fn count_resume(stream: Stream, outcome: Resume) {
         Resume::Ended => "ended",
     };
     RESUMES.with_label_values(&[stream.name(), outcome]).inc();
+}
+
+/// Counts for how long a stream had no virt-handler.
+pub fn count_gap(stream: Stream, gap: Duration) {
+    GAP.with_label_values(&[stream.name()]).observe(gap.as_secs_f64());
 }
 
 /// Counts a screen that can't be followed any more.
@@ -168,5 +185,28 @@ impl Collector for Looked {
         self.floor.with_label_values(&[gate.floor.as_deref().unwrap_or("unknown")]).set(1);
         self.ready.set(self.health.not_ready().is_empty().into());
         [self.open.collect(), self.floor.collect(), self.ready.collect()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// virt-operator reads these names and labels into an update's report (`virt-operator/src/prober/streams.rs`).
+    #[test]
+    fn what_an_updates_report_is_made_from_has_its_names() {
+        count_request("GET", "/healthz", 200);
+        count_resume(Stream::Console, Resume::Seamless);
+        count_gap(Stream::Console, Duration::from_millis(40));
+        let text = prometheus::TextEncoder::new().encode_to_string(&prometheus::gather()).unwrap();
+        for line in [
+            r#"kubevirt_virt_api_requests_total{code="200",method="GET",path="/healthz"} 1"#,
+            r#"kubevirt_virt_api_stream_resumes_total{outcome="seamless",stream="console"} 1"#,
+            r#"kubevirt_virt_api_stream_gap_seconds_bucket{stream="console",le="0.05"} 1"#,
+            r#"kubevirt_virt_api_stream_gap_seconds_sum{stream="console"} 0.04"#,
+            r#"kubevirt_virt_api_stream_gap_seconds_count{stream="console"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 }

@@ -178,19 +178,29 @@ impl Consoles {
         matches!(self.links.knowledge(pod), Knowledge::Known(domain) if domain.is_given_away())
     }
 
-    /// Whether a launcher has no stream any more because its guest moves. What it says may be behind
-    /// the stream, so it is asked.
+    /// Whether a launcher has no stream any more because its guest moves.
     async fn has_moved(&self, pod: &str) -> bool {
-        if let Err(error) = calls::look(&self.links, pod).await {
+        self.look(pod).await;
+        self.is_given_away(pod)
+    }
+
+    /// Asks a launcher how its guest is: what it said may be behind its streams. False if it doesn't answer.
+    async fn look(&self, pod: &str) -> bool {
+        let looked = calls::look(&self.links, pod).await;
+        if let Err(error) = &looked {
             tracing::debug!(pod, %error, "a launcher without a stream");
         }
-        self.is_given_away(pod)
+        looked.is_ok()
     }
 
     /// What the end of a launcher's stream means, behind the byte at `position`.
     async fn farewell(&self, pod: &str, socket: &str, position: u64) -> Close {
-        if self.has_moved(pod).await {
+        let answers = self.look(pod).await;
+        if self.is_given_away(pod) {
             Close::moved()
+        } else if !answers {
+            // Its guest may have ended, or moved. virt-api comes again, and finds in the API what is true.
+            Close { code: 1001, reason: "the launcher does not answer".into() }
         } else if socket == socket::CONSOLE && self.was_too_slow(pod, position).await {
             Close::too_slow()
         } else {

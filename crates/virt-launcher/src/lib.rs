@@ -8,6 +8,7 @@
 pub mod args;
 pub mod console;
 pub mod container_disk;
+pub mod counts;
 pub mod disks;
 pub mod domain;
 pub mod files;

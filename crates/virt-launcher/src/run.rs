@@ -25,7 +25,6 @@ use crate::console::Console;
 use crate::guest::{Guest, Settings};
 use crate::process::Processes;
 use crate::server::Server;
-use crate::vnc::Screen;
 
 /// For a virt-handler that is being replaced right now.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -66,7 +65,7 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         carrier,
     );
 
-    let screen = Screen::new(paths.vnc());
+    let screen = guest.screen().clone();
     serve(socket::bind(&paths.console_socket())?, {
         let console = console.clone();
         move |stream| console.clone().serve(stream)

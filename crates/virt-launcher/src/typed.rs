@@ -8,12 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::watch;
 
+use crate::counts::Counts;
+
 /// With so many bytes waiting for the guest, connections aren't read.
 const AHEAD: usize = 64 * 1024;
 /// What a connection held when it ended is taken beyond that, up to this: each holds a few hundred KiB.
 const MOST: usize = 1024 * 1024;
-/// Sessions whose counts are kept; the one that was attached longest ago goes.
-const SESSIONS: usize = 16;
 
 /// The bytes on their way to the guest.
 #[derive(Debug, Default)]
@@ -26,29 +26,15 @@ pub struct Typed {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<u8>,
-    /// How many bytes each session has typed; the one that was attached last is the last.
-    sessions: VecDeque<(String, u64)>,
+    sessions: Counts,
     /// Nothing is written to the guest.
     held: bool,
 }
 
 impl Typed {
-    /// A session attaches: how many of its bytes were taken before. One that says that it was here before and isn't known
-    /// can't be told, and isn't counted.
+    /// A session attaches: [`Counts::begin`].
     pub fn begin(&self, session: &str, was_here: bool) -> Option<u64> {
-        let mut state = self.state();
-        let known = state.sessions.iter().position(|(id, _)| id == session);
-        let counted = match known.and_then(|index| state.sessions.remove(index)) {
-            Some(counted) => counted,
-            None if was_here => return None,
-            None => (session.to_owned(), 0),
-        };
-        let received = counted.1;
-        state.sessions.push_back(counted);
-        if state.sessions.len() > SESSIONS {
-            state.sessions.pop_front();
-        }
-        Some(received)
+        self.state().sessions.begin(session, was_here)
     }
 
     /// Waits until a connection may be read.
@@ -63,9 +49,7 @@ impl Typed {
             return false;
         }
         state.waiting.extend(bytes);
-        if let Some((_, received)) = state.sessions.iter_mut().find(|(id, _)| id == session) {
-            *received += bytes.len() as u64;
-        }
+        state.sessions.add(session, bytes.len());
         drop(state);
         self.changed.send_replace(());
         true
@@ -110,14 +94,14 @@ impl Typed {
     pub fn give(&self, unread: &[u8]) -> (Vec<u8>, Vec<(String, u64)>) {
         let mut state = self.state();
         prepend(&mut state.waiting, unread);
-        (state.waiting.iter().copied().collect(), state.sessions.iter().cloned().collect())
+        (state.waiting.iter().copied().collect(), state.sessions.all())
     }
 
     /// Takes over what another launcher had: it comes before all that is typed here.
     pub fn adopt(&self, waiting: &[u8], sessions: Vec<(String, u64)>) {
         let mut state = self.state();
         prepend(&mut state.waiting, waiting);
-        state.sessions = sessions.into();
+        state.sessions.adopt(sessions);
         drop(state);
         self.changed.send_replace(());
     }
@@ -171,24 +155,6 @@ mod tests {
         let mut read = [0; 3];
         guest.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"bcd");
-    }
-
-    #[test]
-    fn counts_are_kept_for_the_last_sessions() {
-        let typed = Typed::default();
-        assert_eq!(typed.begin("a", false), Some(0));
-        assert!(typed.take("a", b"abc"));
-        assert_eq!(typed.begin("a", true), Some(3));
-        assert_eq!(typed.begin("a", false), Some(3));
-        // From a launcher that didn't count.
-        assert_eq!(typed.begin("old", true), None);
-        assert!(typed.take("old", b"x"));
-        assert_eq!(typed.begin("old", true), None);
-        for other in 0..SESSIONS {
-            assert_eq!(typed.begin(&other.to_string(), false), Some(0));
-        }
-        assert_eq!(typed.begin("a", true), None);
-        assert_eq!(typed.begin("0", true), Some(0));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use talk::{End, Keys, talk};
 const RETRY: Duration = Duration::from_secs(1);
 /// A cut console that can't be opened again for so long is given up.
 const RESUME_LIMIT: Duration = Duration::from_secs(60);
+/// virt-handler may sit in a console's seat for a moment. Who sits there for longer is somebody.
+const TAKEN_LIMIT: Duration = Duration::from_secs(3);
 /// For so long an API server that starts may refuse whom it will let in.
 const API_SERVER_START: Duration = Duration::from_secs(15);
 
@@ -60,7 +62,8 @@ pub(crate) async fn run(cluster: &Cluster, name: &str, timeout_minutes: u64) -> 
         let Some(offset) = opened.offset else { return Err(ConsoleError::Disconnected(cause)) };
         let wanted = offset + received;
         eprint!("\r\nThe connection was cut ({cause}), resuming...\r\n");
-        opened = resume(cluster, name, &format!("{path}&resumeFrom={wanted}"))
+        // Who comes back never takes the place of somebody newer.
+        opened = resume(cluster, name, &format!("{path}&resumeFrom={wanted}&preserveSession=true"))
             .await
             .ok_or(ConsoleError::Disconnected(cause))?;
         let lost = opened.offset.unwrap_or(wanted).saturating_sub(wanted);
@@ -90,12 +93,19 @@ async fn connect(cluster: &Cluster, name: &str, path: &str, limit: Duration) -> 
     }
 }
 
-/// Opens a cut console again. None when the instance is gone, or nobody answers for too long.
+/// Opens a cut console again. None when the instance is gone, somebody else has the console, or nobody answers for too long.
 async fn resume(cluster: &Cluster, name: &str, path: &str) -> Option<Opened> {
     let begun = Instant::now();
+    let mut taken = None;
     while begun.elapsed() < RESUME_LIMIT {
         match open(cluster, name, path).await {
             Ok(opened) => return Some(opened),
+            Err(error) if error.is_taken() => {
+                if taken.get_or_insert_with(Instant::now).elapsed() >= TAKEN_LIMIT {
+                    return None;
+                }
+                sleep(RETRY).await;
+            }
             Err(error) if is_final(&error, begun.elapsed()) => return None,
             Err(_) => sleep(RETRY).await,
         }
@@ -107,6 +117,7 @@ async fn resume(cluster: &Cluster, name: &str, path: &str) -> Option<Opened> {
 /// refused for a while; an API server that has just started knows neither its users nor their rights for a moment.
 pub(crate) fn is_final(error: &OpenError, asked_for: Duration) -> bool {
     match error {
+        error if error.is_unattended() => false,
         OpenError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
             asked_for >= API_SERVER_START
         }
@@ -125,6 +136,8 @@ pub(crate) fn session_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -144,6 +157,40 @@ mod tests {
             let refused = OpenError::Refused { status: code, message: String::new() };
             assert!(is_final(&refused, API_SERVER_START), "{code}");
         }
+    }
+
+    #[test]
+    fn a_node_gets_its_virt_handler_back() {
+        for code in [400, 503] {
+            let status = StatusCode::from_u16(code).unwrap();
+            let error = OpenError::Refused { status, message: "no virt-handler on node n".into() };
+            assert!(!is_final(&error, Duration::from_secs(59)), "{code}");
+        }
+    }
+
+    /// An API server that always says the same, and what it is asked for.
+    fn server(code: u16, message: &str) -> (Cluster, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let body = serde_json::json!({"kind": "Status", "message": message}).to_string();
+        let uris = asked.clone();
+        let client = kube::Client::new(
+            tower::service_fn(move |request: http::Request<kube::client::Body>| {
+                uris.lock().unwrap().push(request.uri().to_string());
+                let response = http::Response::builder().status(code).body(body.clone());
+                async { Ok::<_, std::convert::Infallible>(response.unwrap()) }
+            }),
+            "ns",
+        );
+        (Cluster { client, namespace: "ns".into() }, asked)
+    }
+
+    #[tokio::test]
+    async fn a_console_that_somebody_else_has_is_left_to_him() {
+        let taken = "Internal error occurred: Can't connect to websocket (503): Active console connection. Request denied.";
+        let (cluster, asked) = server(500, taken);
+        assert!(resume(&cluster, "a", "console?session=s").await.is_none());
+        // Not at once: it may have been virt-handler's look.
+        assert_eq!(asked.lock().unwrap().len(), 4);
     }
 
     #[test]

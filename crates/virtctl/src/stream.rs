@@ -22,6 +22,23 @@ pub(crate) enum OpenError {
     Dial(#[source] DialError),
 }
 
+/// How a launcher of any release ends its refusal of what somebody else has.
+const TAKEN: &str = "connection. Request denied.";
+/// What a virt-api of any release says while a node has no virt-handler; some say it with 400, as if the instance didn't run.
+const NO_HANDLER: &str = "no virt-handler on node";
+
+impl OpenError {
+    /// Whether somebody else has the stream, and keeps it.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.ends_with(TAKEN))
+    }
+
+    /// Whether it is only that nobody on the instance's node can be asked just now.
+    pub(crate) fn is_unattended(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.contains(NO_HANDLER))
+    }
+}
+
 /// An open stream.
 pub(crate) struct Opened {
     pub(crate) websocket: WebSocket,

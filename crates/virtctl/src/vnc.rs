@@ -22,7 +22,7 @@ use crate::cli::{ScreenOptions, VncCommand, VncOptions};
 use crate::cluster::Cluster;
 use crate::stream::{OpenError, Opened};
 use crate::terminal::say;
-use servers::{Session, cause};
+use servers::{Session, cause, server};
 
 /// A viewer that hasn't connected by then never will.
 const VIEWER_LIMIT: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
     let stop = CancellationToken::new();
-    outcome(carry_screen(viewer_of(client), opened.websocket, &mut session, &stop).await)
+    outcome(carry_screen(viewer_of(client), server(opened), &mut session, &stop).await)
 }
 
 async fn accept(listener: &TcpListener) -> Result<TcpStream, VncError> {

@@ -3,18 +3,23 @@
 //!
 //! A ping with a position asks the server. Its relay writes each message to its stream before it reads the next, so
 //! its pong says that all before the ping is written there.
+//!
+//! What the client is given counts when its socket has it. So a message for the client is never given up halfway while its
+//! server may be replaced: it would be counted too early or too late, and lost or said twice.
 
-use std::pin::pin;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
+use super::hearing::Hearing;
 use super::websockets::{Leg, LegEnd, WebsocketsEnd};
 use super::{CLOSE_LIMIT, Close, ping, pings};
 use crate::resend::{Resend, payload, position};
@@ -33,9 +38,10 @@ pub struct Typing {
 }
 
 impl Typing {
-    /// Nothing is sent yet. The next byte has this position; `tells` a client that may come back what is taken.
-    pub fn starting_at(position: u64, tells: bool) -> Self {
-        Self { resend: Resend::starting_at(position), ended: None, tells }
+    /// Nothing is sent yet, and the server's launcher has taken `received` bytes of the session before, if it counts. Then a client
+    /// that `comes_back` is told what is taken: it can only count what the launcher counts.
+    pub fn new(received: Option<u64>, comes_back: bool) -> Self {
+        Self { resend: Resend::new(received), ended: None, tells: comes_back && received.is_some() }
     }
 
     /// A new server, whose stream had taken `received` bytes of the session. Returns how many bytes are lost.
@@ -61,11 +67,18 @@ struct Shared<'a> {
     taken: Notify,
     /// For the server's writer: something is to be sent or asked.
     more: Notify,
+    /// The server takes nothing any more.
+    deaf: AtomicBool,
 }
 
 impl<'a> Shared<'a> {
     fn new(typing: &'a mut Typing) -> Self {
-        Self { typing: Mutex::new(typing), taken: Notify::new(), more: Notify::new() }
+        Self {
+            typing: Mutex::new(typing),
+            taken: Notify::new(),
+            more: Notify::new(),
+            deaf: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, &'a mut Typing> {
@@ -99,11 +112,46 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Waits until all that the client sent is taken.
-    async fn all_taken(&self) {
-        while !self.lock().resend.is_empty() {
-            self.taken.notified().await;
+    /// Hears the client to its end, and waits until all that it sent is taken.
+    async fn hear_out<R>(&self, source: &mut R)
+    where
+        R: Stream<Item = Result<Message, Error>> + Unpin,
+    {
+        self.hear_client(source).await;
+        let all_taken = async {
+            while !self.lock().resend.is_empty() {
+                self.taken.notified().await;
+            }
+        };
+        if timeout(CLOSE_LIMIT, all_taken).await.is_err() {
+            tracing::debug!("not all that the client sent last is taken");
         }
+    }
+
+    /// Whether the client has gone. It can't be told anything then, but what it said last is still on its way.
+    fn has_left(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+
+    /// The end of a client that is heard out. None for its own: a server that takes nothing isn't what its last words end at,
+    /// another may take them.
+    fn end_of_client(&self) -> Option<WebsocketsEnd> {
+        let unsaid = self.deaf.load(Ordering::Relaxed) && !self.lock().is_over();
+        unsaid.then_some(WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(Error::ConnectionClosed)))
+    }
+
+    /// Tells the server what there is to tell until it takes nothing any more, and so much later says why.
+    async fn tell<W>(&self, sink: W, lost: oneshot::Sender<Error>) -> Infallible
+    where
+        W: Sink<Message, Error = Error> + Unpin,
+    {
+        let error = self.tell_server(sink).await;
+        self.deaf.store(true, Ordering::Relaxed);
+        // It may still have something to say, such as why.
+        sleep(CLOSE_LIMIT).await;
+        // Nobody listens who has heard by himself that it is lost.
+        let _ = lost.send(error);
+        std::future::pending().await
     }
 
     /// Sends and asks until the server can't be sent anything.
@@ -131,8 +179,15 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Gives the client what the server says, until one of them ends.
-    async fn hear_server<R, W>(&self, mut source: R, mut sink: W, delivered: &mut u64) -> WebsocketsEnd
+    /// Gives the client what the server says, until one of them ends, or the server is `lost`: that ends the waiting for what
+    /// it says, never the giving.
+    async fn hear_server<R, W>(
+        &self,
+        mut source: R,
+        mut sink: W,
+        delivered: &mut u64,
+        mut lost: oneshot::Receiver<Error>,
+    ) -> WebsocketsEnd
     where
         R: Stream<Item = Result<Message, Error>> + Unpin,
         W: Sink<Message, Error = Error> + Unpin,
@@ -141,6 +196,8 @@ impl<'a> Shared<'a> {
         let mut pings = pings();
         loop {
             let message = tokio::select! {
+                // All that is there is heard before the server is given up.
+                biased;
                 message = source.next() => match message {
                     Some(Ok(Message::Binary(data))) => Message::Binary(data),
                     Some(Ok(Message::Pong(data))) => match self.taken(&data) {
@@ -152,10 +209,17 @@ impl<'a> Shared<'a> {
                     Some(Err(error)) => return server(LegEnd::Lost(error)),
                     None => return server(LegEnd::Lost(Error::ConnectionClosed)),
                 },
+                error = &mut lost => return server(LegEnd::Lost(error.unwrap_or(Error::ConnectionClosed))),
                 _ = pings.tick() => ping(),
             };
+            if self.has_left() {
+                continue;
+            }
             let bytes = if let Message::Binary(data) = &message { data.len() as u64 } else { 0 };
             if let Err(error) = sink.send(message).await {
+                if self.has_left() {
+                    continue;
+                }
                 return WebsocketsEnd::Leg(Leg::Client, LegEnd::Lost(error));
             }
             *delivered += bytes;
@@ -176,7 +240,8 @@ impl<'a> Shared<'a> {
 /// Carries data between two websockets until one ends or `stop` is cancelled, and leaves the other open. `delivered` counts the
 /// bytes that the client has been sent; what the client sends is kept in `typing` until the server's stream has taken it. With
 /// [`crate::resend::WINDOW`] bytes on their way the client isn't read. A client's end is told when what it sent last is
-/// taken, or after a time limit.
+/// taken, or after a time limit. A server that is silent is lost: it has to ping. A client isn't: one that doesn't read for a
+/// while, as a terminal that is stopped, doesn't answer pings either, and one that is gone is the connection's to find.
 pub async fn pump_resending<C, S>(
     client: &mut WebSocketStream<C>,
     server: &mut WebSocketStream<S>,
@@ -192,21 +257,11 @@ where
         let (client_sink, mut client_source) = client.split();
         let (server_sink, server_source) = server.split();
         let shared = Shared::new(typing);
-        let mut down = pin!(shared.hear_server(server_source, client_sink, delivered));
-        let up = async {
-            shared.hear_client(&mut client_source).await;
-            if timeout(CLOSE_LIMIT, shared.all_taken()).await.is_err() {
-                tracing::debug!("not all that the client sent last is taken");
-            }
-        };
+        let (lose, lost) = oneshot::channel();
         tokio::select! {
-            end = &mut down => Some(end),
-            error = shared.tell_server(server_sink) => match timeout(CLOSE_LIMIT, down).await {
-                // What the server had sent before it went is still the client's.
-                Ok(end) => Some(end),
-                Err(_) => Some(WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(error))),
-            },
-            () = up => None,
+            end = shared.hear_server(Hearing::new(server_source), client_sink, delivered, lost) => Some(end),
+            never = shared.tell(server_sink, lose) => match never {},
+            () = shared.hear_out(&mut client_source) => shared.end_of_client(),
             () = stop.cancelled() => Some(WebsocketsEnd::Stopped),
         }
     };
@@ -216,14 +271,35 @@ where
     })
 }
 
-/// While there is no server: takes in what the client sends, as far as there is room. Returns when nothing is left to be
-/// sent to a server.
+/// While there is no server: takes in what the client sends, as far as there is room, and shows it that somebody is there.
+/// Returns when nothing is left to be sent to a server.
 pub async fn hold<C>(client: &mut WebSocketStream<C>, typing: &mut Typing)
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    Shared::new(typing).hear_client(client).await;
+    {
+        let (sink, mut source) = client.split();
+        let shared = Shared::new(typing);
+        tokio::select! {
+            () = shared.hear_client(&mut source) => {}
+            never = keep_alive(sink) => match never {},
+        }
+    }
     if !typing.is_over() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Pings. That they can't be sent is the reader's to find.
+async fn keep_alive<W>(mut sink: W) -> Infallible
+where
+    W: Sink<Message, Error = Error> + Unpin,
+{
+    let mut pings = pings();
+    loop {
+        pings.tick().await;
+        if sink.send(ping()).await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::leg::{Event, Leg};
-use super::{Close, LegEnd};
+use super::{Close, Hearing, LegEnd};
 use crate::rfb::{Failure, Splice, Unfollowed};
 
 #[cfg(test)]
@@ -19,6 +19,16 @@ mod tests;
 
 /// Between a server that was lost before it was any use and the next.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// A server of a screen.
+#[derive(Debug)]
+pub struct Server<T> {
+    /// Carries RFB.
+    pub websocket: WebSocketStream<T>,
+    /// How many bytes of this session its launcher has taken before: [`Attached::received`](crate::attach::Attached::received). None
+    /// where it doesn't count, or what it counts isn't what is sent here.
+    pub received: Option<u64>,
+}
 
 /// Where a screen's servers come from.
 pub trait Servers {
@@ -29,10 +39,7 @@ pub trait Servers {
     fn verdict(&mut self, end: &LegEnd) -> Option<Close>;
 
     /// Looks for another server of the same screen, which nobody has seen for so long. An error is what the viewer is told.
-    fn find(
-        &mut self,
-        lost_for: Duration,
-    ) -> impl Future<Output = Result<WebSocketStream<Self::Io>, Close>> + Send;
+    fn find(&mut self, lost_for: Duration) -> impl Future<Output = Result<Server<Self::Io>, Close>> + Send;
 
     /// The viewer is served again.
     fn resumed(&mut self);
@@ -56,7 +63,7 @@ pub enum ScreenEnd {
 /// websocket, or what [`viewer`] makes of a byte stream.
 pub async fn carry_screen<Si, So, S>(
     (sink, source): (Si, So),
-    server: WebSocketStream<S::Io>,
+    server: Server<S::Io>,
     servers: &mut S,
     stop: &CancellationToken,
 ) -> ScreenEnd
@@ -71,12 +78,13 @@ where
     // Since when the viewer has had no server; none before the first is lost.
     let mut lost = None;
     loop {
-        let websocket = match next {
-            Ok(websocket) => websocket,
+        let Server { websocket, received } = match next {
+            Ok(server) => server,
             Err(close) => return told(&mut splice, &mut viewer, close).await,
         };
+        splice.attached(received);
         let (sink, source) = websocket.split();
-        let mut server = Leg::new(sink, source);
+        let mut server = Leg::new(sink, Hearing::new(source));
         let nothing = std::iter::empty;
         let end = match talk(&mut splice, &mut viewer, &mut server, servers, &mut lost, stop).await {
             TalkEnd::Server(end) => end,
@@ -85,12 +93,15 @@ where
                     LegEnd::Closed(close) => close.clone(),
                     LegEnd::Lost(_) => Close::going_away(),
                 };
-                tokio::join!(viewer.goodbye(nothing(), close.clone()), server.goodbye(nothing(), close));
+                // What it did before it went is done.
+                let rest = std::iter::from_fn(|| splice.take_for_server().map(Message::binary));
+                tokio::join!(viewer.goodbye(nothing(), close.clone()), server.goodbye(rest, close));
                 return ScreenEnd::Viewer(end);
             }
             TalkEnd::Stopped => {
                 let close = Close::going_away;
-                tokio::join!(viewer.goodbye(nothing(), close()), server.goodbye(nothing(), close()));
+                let rest = std::iter::from_fn(|| splice.take_for_server().map(Message::binary));
+                tokio::join!(viewer.goodbye(nothing(), close()), server.goodbye(rest, close()));
                 return ScreenEnd::Stopped;
             }
             TalkEnd::Failed(close) => {

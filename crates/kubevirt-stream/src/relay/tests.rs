@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, pump_resending, relay, relay_half_closed,
-    relay_half_closing,
+    Close, Leg, LegEnd, RelayEnd, Typing, WebsocketsEnd, goodbye, hold, pump_resending, relay,
+    relay_half_closed, relay_half_closing,
 };
 use crate::resend::{payload, position};
 use crate::websocket::config;
@@ -188,7 +188,7 @@ async fn two_websockets_carry_data_once_and_close_codes_through() {
     let stop = CancellationToken::new();
     let relaying = tokio::spawn(async move {
         let end =
-            pump_resending(&mut client, &mut server, &mut 0, &mut Typing::starting_at(0, false), &stop).await;
+            pump_resending(&mut client, &mut server, &mut 0, &mut Typing::new(None, false), &stop).await;
         if let WebsocketsEnd::Leg(Leg::Server, LegEnd::Closed(close)) = &end {
             tokio::join!(goodbye(&mut client, close.clone()), goodbye(&mut server, close.clone()));
         }
@@ -223,7 +223,7 @@ async fn each_leg_is_pinged_and_its_pings_end_with_it() {
     let (mut server, mut machine) = sockets(1024).await;
     let stop = CancellationToken::new();
     tokio::spawn(async move {
-        pump_resending(&mut client, &mut server, &mut 0, &mut Typing::starting_at(0, false), &stop).await
+        pump_resending(&mut client, &mut server, &mut 0, &mut Typing::new(None, false), &stop).await
     });
     person.send(Message::Ping(b"mine".as_slice().into())).await.unwrap();
     assert_eq!(person.next().await.unwrap().unwrap(), Message::Pong(b"mine".as_slice().into()));
@@ -238,7 +238,7 @@ async fn a_client_goes_on_with_another_server_where_the_first_was_lost() {
     let (mut person, mut client) = sockets(64 * 1024).await;
     let (mut first, mut first_machine) = sockets(64 * 1024).await;
     let stop = CancellationToken::new();
-    let (mut delivered, mut typing) = (0, Typing::starting_at(0, false));
+    let (mut delivered, mut typing) = (0, Typing::new(None, false));
     first_machine.send(Message::binary(b"tick 1\n".to_vec())).await.unwrap();
     drop(first_machine);
     let end = pump_resending(&mut client, &mut first, &mut delivered, &mut typing, &stop).await;
@@ -275,7 +275,7 @@ async fn a_ping_is_answered_when_all_before_it_is_written() {
     let mut told = 0;
     while told < 8 * 64 {
         // Long enough for everything that can be said.
-        while let Ok(said) = tokio::time::timeout(Duration::from_secs(1), client.next()).await {
+        while let Ok(said) = timeout(Duration::from_secs(1), client.next()).await {
             if let Message::Pong(data) = said.unwrap().unwrap() {
                 let taken = position(&data).unwrap();
                 assert!(told < taken && taken <= read + 16, "{taken} is said with {read} read");
@@ -294,17 +294,138 @@ async fn a_client_that_sends_to_nobody_who_takes_it_is_not_read_for_ever() {
     let sending = tokio::spawn(async move {
         let mut sent = 0;
         while let Ok(Ok(())) =
-            tokio::time::timeout(Duration::from_secs(60), person.send(Message::binary(vec![7; 1000]))).await
+            timeout(Duration::from_secs(30), person.send(Message::binary(vec![7; 1000]))).await
         {
             sent += 1000;
         }
         (sent, person)
     });
-    let (mut typing, stop, mut delivered) = (Typing::starting_at(0, false), CancellationToken::new(), 0);
+    let (mut typing, stop, mut delivered) = (Typing::new(None, false), CancellationToken::new(), 0);
     let pumping = pump_resending(&mut client, &mut server, &mut delivered, &mut typing, &stop);
     let sent = tokio::select! {
         end = pumping => panic!("{end:?}"),
         sent = sending => sent.unwrap().0,
     };
     assert!(sent < crate::resend::WINDOW + 128 * 1024, "{sent} bytes");
+}
+
+/// A pump whose client reads nothing while its server says this, and is gone: how it ends, how much counts as delivered, and what
+/// the client has when it reads again.
+async fn paused_reader(said: Vec<u8>, close: Option<Close>) -> (WebsocketsEnd, u64, Vec<u8>) {
+    let (mut person, mut client) = sockets(1024).await;
+    let (mut server, mut machine) = sockets(256 * 1024).await;
+    machine.send(Message::binary(said)).await.unwrap();
+    if let Some(close) = close {
+        machine.send(Message::Close(close.into_frame())).await.unwrap();
+    }
+    drop(machine);
+    let pumping = tokio::spawn(async move {
+        let (mut delivered, mut typing, stop) = (0, Typing::new(None, false), CancellationToken::new());
+        let end = pump_resending(&mut client, &mut server, &mut delivered, &mut typing, &stop).await;
+        super::send_close(&mut client, Close::going_away()).await;
+        (end, delivered)
+    });
+    // A key finds out that nobody takes it.
+    sleep(Duration::from_secs(1)).await;
+    person.send(Message::binary(b"q".to_vec())).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let read = read_to_close(&mut person).await.0;
+    let (end, delivered) = pumping.await.unwrap();
+    (end, delivered, read)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_paused_reader_gets_is_what_it_was_sent_when_its_server_dies_meanwhile() {
+    let said = pattern(32 * 1024);
+    let (end, delivered, read) = paused_reader(said.clone(), None).await;
+    assert!(matches!(end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(_))), "{end:?}");
+    assert_eq!((delivered, read.len()), (said.len() as u64, said.len()));
+    assert!(read == said);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_frame_behind_what_a_paused_reader_has_to_read_is_heard() {
+    let (end, ..) = paused_reader(pattern(32 * 1024), Some(Close::normal())).await;
+    assert!(
+        matches!(&end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Closed(close)) if *close == Close::normal()),
+        "{end:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_that_a_dead_server_does_not_take_are_another_servers() {
+    let (mut person, mut client) = sockets(64 * 1024).await;
+    let (near, far) = tokio::io::duplex(1024);
+    // What is sent fails, and nothing is said.
+    let near = tokio::io::join(Silent, near);
+    let mut server = WebSocketStream::from_raw_socket(near, Role::Client, Some(config())).await;
+    drop(far);
+    person.send(Message::binary(b"exit".to_vec())).await.unwrap();
+    person.send(Message::Close(None)).await.unwrap();
+    let (mut delivered, mut typing, stop) = (0, Typing::new(Some(0), true), CancellationToken::new());
+    let end = pump_resending(&mut client, &mut server, &mut delivered, &mut typing, &stop).await;
+    assert!(matches!(end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(_))), "{end:?}");
+    assert!(!typing.is_over());
+    typing.resume(Some(0));
+    let (mut next, mut machine) = sockets(1024).await;
+    let taking = tokio::spawn(async move {
+        let said = machine.next().await.unwrap().unwrap();
+        // An echo for a client that has gone.
+        machine.send(said.clone()).await.unwrap();
+        while machine.next().await.is_some_and(|read| read.is_ok()) {}
+        said
+    });
+    let end = pump_resending(&mut client, &mut next, &mut delivered, &mut typing, &stop).await;
+    assert!(matches!(end, WebsocketsEnd::Leg(Leg::Client, LegEnd::Closed(_))), "{end:?}");
+    drop(next);
+    assert_eq!(taking.await.unwrap(), Message::binary(b"exit".to_vec()));
+}
+
+/// Never says anything.
+struct Silent;
+
+impl tokio::io::AsyncRead for Silent {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_silent_is_lost_and_one_that_pings_is_not() {
+    let (_person, mut client) = sockets(64 * 1024).await;
+    let (mut server, mut machine) = sockets(64 * 1024).await;
+    let begun = Instant::now();
+    let pinging = tokio::spawn(async move {
+        for _ in 0..12 {
+            sleep(Duration::from_secs(10)).await;
+            machine.send(super::ping()).await.unwrap();
+        }
+        // Its node has lost its power: it says nothing, and its connection stays.
+        machine
+    });
+    let (mut delivered, mut typing, stop) = (0, Typing::new(None, false), CancellationToken::new());
+    let end = pump_resending(&mut client, &mut server, &mut delivered, &mut typing, &stop).await;
+    assert_eq!(begun.elapsed().as_secs(), 155);
+    assert!(
+        matches!(&end, WebsocketsEnd::Leg(Leg::Server, LegEnd::Lost(error)) if error.to_string().contains("35 s")),
+        "{end:?}"
+    );
+    drop(pinging);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_for_a_server_is_pinged() {
+    let (mut person, mut client) = sockets(1024).await;
+    let holding = tokio::spawn(async move { hold(&mut client, &mut Typing::new(None, false)).await });
+    let begun = Instant::now();
+    for tick in 1..4 {
+        assert!(matches!(person.next().await, Some(Ok(Message::Ping(_)))));
+        assert_eq!(begun.elapsed().as_secs(), tick * 10);
+    }
+    person.send(Message::Close(None)).await.unwrap();
+    holding.await.unwrap();
 }

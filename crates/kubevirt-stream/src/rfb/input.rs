@@ -1,5 +1,8 @@
 //! What a viewer does to the guest: what is known to be taken, and what has to be said again to a new server.
 //!
+//! Two things tell what is taken. An acknowledgement says that it was given to the launcher. When a server is lost, the launcher says
+//! how many bytes QEMU has really taken; that is exact, so what is acknowledged is kept, too, for a while.
+//!
 //! QEMU lifts a session's keys when its connection ends, and forgets which buttons it held. So does, with its keys down, the guest's next
 //! QEMU when the guest moves: it ignores the release of a key that it never saw pressed.
 
@@ -8,8 +11,11 @@ use std::collections::VecDeque;
 use super::client::{CUT_TEXT, KEY, POINTER, QEMU, QEMU_KEY, SET_DESKTOP_SIZE};
 use super::{u16_at, u32_at};
 
-/// What isn't acknowledged by then has been taken: an acknowledgement comes in milliseconds.
-const UNACKED_LIMIT: usize = 256 * 1024;
+/// So much is kept. What has been followed by more has been taken: an acknowledgement comes in milliseconds, and a launcher that doesn't
+/// give QEMU what it gets (for a second or two of a migration) holds what a socket does, a few hundred KiB.
+const KEPT_LIMIT: usize = 256 * 1024;
+/// Of what no server acknowledges: it wasn't sent to the one that is there.
+const UNSENT: u64 = u64::MAX;
 /// Fingers.
 const HELD_LIMIT: usize = 32;
 
@@ -20,9 +26,19 @@ pub(super) struct Input {
     held: Vec<Vec<u8>>,
     /// Where the pointer was last, and with which buttons.
     pointer: Option<Vec<u8>>,
-    /// Sent, and not known to be taken; each with its number.
-    unacked: VecDeque<(u64, Vec<u8>)>,
+    /// Sent, and not known for certain to be taken, in the order of their numbers.
+    sent: VecDeque<Sent>,
     bytes: usize,
+    /// Up to this number all is acknowledged.
+    acked: u64,
+}
+
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    /// Where it ends in what the launcher counts of this session; none if that isn't known.
+    end: Option<u64>,
+    message: Vec<u8>,
 }
 
 /// Whether a message is said again when its server is lost. An order to the machine (xvp) isn't: twice is worse than never.
@@ -61,28 +77,57 @@ fn released(press: &[u8]) -> Vec<u8> {
 }
 
 impl Input {
-    /// A message was sent.
-    pub(super) fn sent(&mut self, number: u64, message: Vec<u8>) {
-        self.bytes += message.len();
-        self.unacked.push_back((number, message));
-        while self.bytes > UNACKED_LIMIT
-            && let Some((oldest, _)) = self.unacked.front()
-        {
-            self.acked(*oldest);
+    /// A message was sent. `end` is where it ends in what the launcher counts of this session, if it does.
+    pub(super) fn sent(&mut self, number: u64, end: Option<u64>, message: Vec<u8>) {
+        self.keep(Sent { number, end, message });
+    }
+
+    /// A message will never be sent to the server that is there.
+    pub(super) fn unsent(&mut self, message: Vec<u8>) {
+        self.keep(Sent { number: UNSENT, end: None, message });
+    }
+
+    fn keep(&mut self, sent: Sent) {
+        self.bytes += sent.message.len();
+        self.sent.push_back(sent);
+        while self.bytes > KEPT_LIMIT {
+            let oldest = self.sent.pop_front();
+            self.forget(oldest);
         }
     }
 
-    /// All up to this number was taken.
+    /// All up to this number was given to the launcher.
     pub(super) fn acked(&mut self, number: u64) {
-        while let Some((_, message)) = self.unacked.pop_front_if(|(sent, _)| *sent <= number) {
-            self.bytes -= message.len();
-            self.taken(message);
-        }
+        self.acked = self.acked.max(number);
     }
 
     /// Whether anything isn't acknowledged.
     pub(super) fn is_unacked(&self) -> bool {
-        !self.unacked.is_empty()
+        self.sent.back().is_some_and(|last| last.number > self.acked)
+    }
+
+    /// A server is there to which nothing of this was sent. The launcher says how many bytes of this session QEMU has taken; if it
+    /// says nothing, what is acknowledged is believed to be.
+    pub(super) fn received(&mut self, bytes: Option<u64>) {
+        let acked = self.acked;
+        let is_taken = |sent: &mut Sent| match sent.end.zip(bytes) {
+            Some((end, bytes)) => end <= bytes,
+            None => sent.number <= acked,
+        };
+        // Taken in order: where one isn't, none behind it is.
+        while let Some(taken) = self.sent.pop_front_if(is_taken) {
+            self.forget(Some(taken));
+        }
+        for sent in &mut self.sent {
+            (sent.number, sent.end) = (UNSENT, None);
+        }
+    }
+
+    fn forget(&mut self, taken: Option<Sent>) {
+        if let Some(Sent { message, .. }) = taken {
+            self.bytes -= message.len();
+            self.taken(message);
+        }
     }
 
     fn taken(&mut self, message: Vec<u8>) {
@@ -96,7 +141,7 @@ impl Input {
         }
     }
 
-    /// What a new server must be told before the viewer goes on: what is held down, then what may not have been taken.
+    /// What a new server must be told before the viewer goes on: what is held down, then what was not taken.
     /// `moved` where it is another QEMU, whose guest still has every key down.
     pub(super) fn again(&mut self, moved: bool) -> Vec<Vec<u8>> {
         let mut again = Vec::new();
@@ -114,7 +159,7 @@ impl Input {
         // Up again in any QEMU.
         self.held.retain(|press| key(press).is_some_and(|((keysym, _), _)| is_modifier(keysym)));
         self.bytes = 0;
-        again.extend(self.unacked.drain(..).map(|(_, message)| message));
+        again.extend(self.sent.drain(..).map(|sent| sent.message));
         again
     }
 }

@@ -82,6 +82,8 @@ pub struct Splice {
     to_server: VecDeque<Vec<u8>>,
     /// Messages that were sent to servers.
     sent: u64,
+    /// How many bytes the launcher will have counted of this session when it has taken all that was sent; none if it doesn't count.
+    position: Option<u64>,
     /// Up to where an acknowledgement was asked for.
     ack_asked: Option<u64>,
     unfollowed: Option<Unfollowed>,
@@ -118,6 +120,7 @@ impl Splice {
             given: 0,
             to_server: VecDeque::new(),
             sent: 0,
+            position: None,
             ack_asked: None,
             unfollowed: None,
             failure: None,
@@ -173,8 +176,9 @@ impl Splice {
     pub fn take_for_server(&mut self) -> Option<Vec<u8>> {
         let message = self.to_server.pop_front()?;
         self.sent += 1;
+        self.position = self.position.map(|position| position + message.len() as u64);
         if matches!(self.server, Server::Joined(_)) && is_input(&message) {
-            self.input.sent(self.sent, message.clone());
+            self.input.sent(self.sent, self.position, message.clone());
         }
         Some(message)
     }
@@ -199,6 +203,13 @@ impl Splice {
         }
     }
 
+    /// A server is there, and nothing was sent to it. `received` is how many bytes of this session its launcher has taken before, if
+    /// it counts: all of them are with QEMU, and no others.
+    pub fn attached(&mut self, received: Option<u64>) {
+        self.input.received(received);
+        self.position = received;
+    }
+
     /// The server is lost; what it says from now on is said by another. `moved` where the guest is in another QEMU.
     /// False where the viewer can't be given another server.
     #[must_use]
@@ -215,8 +226,7 @@ impl Splice {
         // Never sent: what was chosen is said anew, what was done is not forgotten.
         for message in std::mem::take(&mut self.to_server) {
             if followed && self.introduced && is_input(&message) {
-                self.sent += 1;
-                self.input.sent(self.sent, message);
+                self.input.unsent(message);
             }
         }
         followed && self.failure.is_none()

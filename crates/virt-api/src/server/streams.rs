@@ -51,7 +51,7 @@ pub async fn open(
     let mut request = Request::from_parts(parts, body);
     let upgrade =
         Upgrade::from_request(&mut request).map_err(|error| Refusal::bad_request(error.to_string()))?;
-    let found = session::open(&app, &wanted).await.map_err(refusal)?;
+    let found = session::open(&app, &wanted).await.map_err(|error| refusal(error, wanted.is_again()))?;
     let mut response: Response = upgrade.response();
     if let Some(offset) = found.opened.offset {
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
@@ -82,13 +82,16 @@ fn session(asked: Option<String>) -> Result<String, Refusal> {
     }
 }
 
-fn refusal(error: OpenError) -> Refusal {
+/// What a client is told that gets no stream. `again` to one that had it before.
+fn refusal(error: OpenError, again: bool) -> Refusal {
     match error {
         OpenError::Refused(refusal) => *refusal,
         OpenError::Ended => Refusal::bad_request("VMI is not running"),
         OpenError::Handler(error) => {
             let message = match &error {
-                HandlerError::None { .. } => return Refusal::bad_request(error.to_string()),
+                // The one refusal on which a stock `virtctl console` asks again; to who had a stream it would be the last word.
+                HandlerError::None { .. } if !again => return Refusal::bad_request(error.to_string()),
+                HandlerError::None { .. } => error.to_string(),
                 HandlerError::Refused { status, message, .. } => {
                     format!("Can't connect to websocket ({}): {message}", status.as_u16())
                 }
@@ -115,7 +118,7 @@ mod tests {
         let refused = |status, message: &str| {
             let handler = "a".to_owned();
             let error = HandlerError::Refused { handler, status, message: message.to_owned() };
-            refusal(OpenError::Handler(error)).status()["code"].clone()
+            refusal(OpenError::Handler(error), false).status()["code"].clone()
         };
         let (gone, taken) = ("the launcher is gone", "Active VNC connection. Request denied.");
         for (status, message, said) in [
@@ -126,6 +129,15 @@ mod tests {
             (StatusCode::INTERNAL_SERVER_ERROR, gone, StatusCode::INTERNAL_SERVER_ERROR),
         ] {
             assert_eq!(refused(status, message), said.as_u16(), "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn who_had_a_stream_waits_for_a_virt_handler_and_who_is_new_asks_again() {
+        for (again, code) in [(false, StatusCode::BAD_REQUEST), (true, StatusCode::SERVICE_UNAVAILABLE)] {
+            let none = HandlerError::None { node: "n".into() };
+            let refusal = refusal(none.into(), again);
+            assert_eq!((refusal.code, refusal.message.as_str()), (code, "no virt-handler on node n"));
         }
     }
 

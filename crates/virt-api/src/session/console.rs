@@ -21,9 +21,7 @@ pub(super) async fn carry(
     stop: &CancellationToken,
 ) {
     let Found { mut opened, uid } = found;
-    // A client can only count what the launcher counts.
-    let mut typing =
-        Typing::starting_at(opened.received.unwrap_or(0), request.comes_back && opened.received.is_some());
+    let mut typing = Typing::new(opened.received, request.comes_back);
     loop {
         let mut delivered = 0;
         let end = pump_resending(&mut client, &mut opened.websocket, &mut delivered, &mut typing, stop).await;
@@ -43,6 +41,8 @@ pub(super) async fn carry(
         let (namespace, name, lost) = (&request.namespace, &request.name, &opened.handler);
         tracing::info!(namespace, name, handler = lost, ?end, position, "virt-handler lost, resuming");
         request.resume_from = Some(position);
+        // Who comes back never takes the place of somebody newer.
+        request.preserve_session = true;
         let again = tokio::select! {
             again = find(app, &request, Some(&uid), RESUME_LIMIT) => again,
             () = hold(&mut client, &mut typing) => return goodbye(&mut client, Close::normal()).await,
@@ -52,11 +52,15 @@ pub(super) async fn carry(
             Ok(found) => {
                 opened = found.opened;
                 let lost = typing.resume(opened.received);
-                let whole = opened.offset == Some(position) && lost == 0;
-                let outcome = if whole { Resume::Seamless } else { Resume::WithGap };
+                let outcome = outcome(&opened, position, lost);
                 metrics::count_resume(request.stream, outcome);
                 let Opened { handler, offset, received, .. } = &opened;
-                tracing::info!(handler, offset, received, lost, ?outcome, "stream resumed");
+                tracing::info!(handler, offset, received, lost, ?outcome, "virt-handler found");
+                if outcome == Resume::Ended {
+                    let close = Close::too_slow();
+                    tokio::join!(goodbye(&mut client, close.clone()), goodbye(&mut opened.websocket, close));
+                    return;
+                }
             }
             Err(error) => {
                 metrics::count_resume(request.stream, Resume::Ended);
@@ -64,6 +68,16 @@ pub(super) async fn carry(
                 return goodbye(&mut client, farewell(&error)).await;
             }
         }
+    }
+}
+
+/// How a console goes on behind the byte at `position`, where so much that was typed is lost. Not at all where output is: a client
+/// that counts would count wrong from there on, and another would never hear of it.
+fn outcome(opened: &Opened, position: u64, typed_lost: u64) -> Resume {
+    match opened.offset {
+        Some(offset) if offset > position => Resume::Ended,
+        Some(offset) if offset == position && typed_lost == 0 => Resume::Seamless,
+        Some(_) | None => Resume::WithGap,
     }
 }
 

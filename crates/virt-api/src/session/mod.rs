@@ -16,13 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::handler::{HandlerError, Opened, StreamRequest};
 use crate::instance::{self, Stream};
-use crate::metrics::OpenStream;
+use crate::metrics::{self, OpenStream};
 use crate::refusal::{Refusal, Subject};
 
 /// A new stream waits so long for a virt-handler: longer than one needs to give way to its successor.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 /// A stream that was carried waits longer: nobody has to notice.
 const RESUME_LIMIT: Duration = Duration::from_secs(60);
+/// virt-handler may sit in a console's seat for a moment, to see whether output is lost. Who sits there for longer is somebody.
+const TAKEN_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks for a virt-handler that can be reached.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -65,14 +67,16 @@ pub async fn open(app: &App, request: &StreamRequest) -> Result<Found, OpenError
 }
 
 /// Looks for a virt-handler that opens the stream until `limit` is over. Where the instance is
-/// stands in the API, and may change in between.
+/// stands in the API, and may change in between. A stream that was there before, of the instance with this `uid`, has had
+/// none for as long as its limit is shorter than all that it has.
 async fn find(
     app: &App,
     request: &StreamRequest,
     uid: Option<&str>,
     limit: Duration,
 ) -> Result<Found, OpenError> {
-    let give_up = Instant::now() + limit;
+    let begun = Instant::now();
+    let mut taken = None;
     loop {
         let vmi = app.cluster.vmi(&request.namespace, &request.name).await;
         let failed = match vmi {
@@ -82,21 +86,35 @@ async fn find(
             Ok(Some(vmi)) => {
                 let node = instance::stream_node(&vmi, request.stream)?;
                 match app.handlers.open(&node, &app.view.handlers(&node), request).await {
-                    Ok(opened) => return Ok(Found { opened, uid: vmi.uid().to_owned() }),
+                    Ok(opened) => {
+                        if uid.is_some() {
+                            let lost_before = RESUME_LIMIT.saturating_sub(limit);
+                            metrics::count_gap(request.stream, lost_before + begun.elapsed());
+                        }
+                        return Ok(Found { opened, uid: vmi.uid().to_owned() });
+                    }
                     Err(error) if error.may_pass() => OpenError::from(error),
                     // The stream was there before: it comes back.
                     Err(error) if uid.is_some() && error.is_unready() => OpenError::from(error),
+                    Err(error) if uid.is_some() && error.is_taken() && is_new(&mut taken) => {
+                        OpenError::from(error)
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
             Err(error) => Refusal::internal(error.to_string()).into(),
         };
-        if Instant::now() >= give_up {
+        if begun.elapsed() >= limit {
             return Err(failed);
         }
         // For virt-handler's successor to be up, or the API server to answer again.
         sleep(RETRY).await;
     }
+}
+
+/// Whether it isn't long since a stream was first seen to be somebody else's.
+fn is_new(taken: &mut Option<Instant>) -> bool {
+    taken.get_or_insert_with(Instant::now).elapsed() < TAKEN_LIMIT
 }
 
 /// Carries a stream to its end.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use kubevirt_stream::relay::{Close, LegEnd, ScreenEnd, Servers, carry_screen};
+use kubevirt_stream::relay::{Close, LegEnd, ScreenEnd, Server, Servers, carry_screen};
 use kubevirt_stream::rfb::Unfollowed;
 use kubevirt_stream::websocket::{Connection, WebSocket};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::console::{farewell, is_of_the_server};
 use super::{Found, RESUME_LIMIT, find};
 use crate::app::App;
-use crate::handler::StreamRequest;
+use crate::handler::{Opened, StreamRequest};
 use crate::metrics::{self, Resume};
 
 /// Carries a viewer's screen to its end.
@@ -23,15 +23,20 @@ pub(super) async fn carry(
     stop: &CancellationToken,
 ) {
     let Found { opened, uid } = found;
-    // Who comes back never takes the place of somebody newer.
-    let again = StreamRequest { preserve_session: true, ..request };
-    let mut handlers = Handlers { app, again, uid, handler: opened.handler, followed: true };
-    let end = carry_screen(client.split(), opened.websocket, &mut handlers, stop).await;
+    // Who comes back never takes the place of somebody newer. A screen has no offsets: that one is named says that the session was
+    // there before, so that a launcher which doesn't know it doesn't count from nothing.
+    let again = StreamRequest { preserve_session: true, resume_from: Some(0), ..request };
+    let mut handlers = Handlers { app, again, uid, handler: opened.handler.clone(), followed: true };
+    let end = carry_screen(client.split(), server(opened), &mut handlers, stop).await;
     if !handlers.followed && matches!(&end, ScreenEnd::Told(close) if *close == Close::going_away()) {
         metrics::count_resume(handlers.again.stream, Resume::Ended);
     }
     let StreamRequest { namespace, name, .. } = &handlers.again;
     tracing::debug!(namespace, name, ?end, "screen ended");
+}
+
+fn server(Opened { websocket, received, .. }: Opened) -> Server<Connection> {
+    Server { websocket, received }
 }
 
 /// The virt-handlers through which a screen is to be had.
@@ -65,12 +70,12 @@ impl Servers for Handlers<'_> {
         }
     }
 
-    async fn find(&mut self, lost_for: Duration) -> Result<WebSocket, Close> {
+    async fn find(&mut self, lost_for: Duration) -> Result<Server<Connection>, Close> {
         let limit = RESUME_LIMIT.saturating_sub(lost_for);
         match find(self.app, &self.again, Some(&self.uid), limit).await {
             Ok(found) => {
-                self.handler = found.opened.handler;
-                Ok(found.opened.websocket)
+                self.handler.clone_from(&found.opened.handler);
+                Ok(server(found.opened))
             }
             Err(error) => {
                 metrics::count_resume(self.again.stream, Resume::Ended);

@@ -11,6 +11,7 @@ use http::StatusCode;
 use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::websocket::{DialError, WebSocket};
 use kubevirt_types::Release;
+use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::Message;
 
 const CONSOLE: &str = "/apis/subresources.kubevirt.io/v1/namespaces/ns/virtualmachineinstances/a/console";
@@ -141,6 +142,60 @@ async fn what_is_typed_while_virt_handlers_die_arrives_once_and_in_order() {
     assert!(arrived.is_ok(), "{} of {} bytes", guest.typed().len(), typed.len());
     assert!(guest.typed() == typed, "in order, and nothing twice");
     last.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_lost_while_there_is_no_virt_handler_ends_a_console_in_words() {
+    let port = std::net::TcpListener::bind((HANDLERS[0], 0)).unwrap().local_addr().unwrap().port();
+    let world = World::start(Release::V0_18_0, port).await;
+    let guest = Guest::new();
+    let handler = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    let (mut console, _) = world.dial("jane", CONSOLE).await.unwrap();
+    guest.say("tick 1\n");
+    let mut seen = String::new();
+    assert_eq!(read_until(&mut console, &mut seen, "tick 1\n").await, None);
+    handler.kill();
+    // More than a launcher keeps.
+    guest.say(&"x".repeat(2 << 20));
+    freed(HANDLERS[0], port).await;
+    let handler = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    assert_eq!(read_until(&mut console, &mut seen, "never").await, Some(1008));
+    assert_eq!(seen, "tick 1\n", "nothing behind the gap");
+    handler.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_does_not_drive_out_who_came_in_between() {
+    let port = std::net::TcpListener::bind((HANDLERS[0], 0)).unwrap().local_addr().unwrap().port();
+    let world = World::start(Release::V0_18_0, port).await;
+    let guest = Guest::new();
+    let handler = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    let (mut console, _) = world.dial("jane", CONSOLE).await.unwrap();
+    handler.kill();
+    freed(HANDLERS[0], port).await;
+    // Through another virt-api, a moment earlier.
+    let newer = guest.attach("somebody-else", None).await;
+    let handler = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    let mut seen = String::new();
+    assert_eq!(read_until(&mut console, &mut seen, "never").await, Some(1000));
+    guest.say("$ ");
+    let mut newer = tokio::net::UnixStream::from_std(newer.stream).unwrap();
+    let mut said = [0; 2];
+    tokio::time::timeout(LIMIT, newer.read_exact(&mut said)).await.unwrap().unwrap();
+    assert_eq!(&said, b"$ ");
+
+    // What sits there for a moment only is no reason to go.
+    drop(newer);
+    let (mut console, _) = world.dial("jane", CONSOLE).await.unwrap();
+    handler.kill();
+    freed(HANDLERS[0], port).await;
+    let probe = guest.attach("virt-handler-1", None).await;
+    let handler = Handler::start(HANDLERS[0], port, &world.own_ca, guest.clone()).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    drop(probe);
+    guest.say("still here");
+    assert_eq!(read_until(&mut console, &mut seen, "still here").await, None);
+    handler.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -251,6 +251,22 @@ async fn a_stream_whose_guest_moves_away_is_to_be_had_again_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_launcher_does_not_answer_is_asked_for_again() {
+    let dir = Dir::new();
+    let console = listen(&dir, socket::CONSOLE);
+    let launcher = tokio::spawn(async move {
+        let (mut stream, _) = console.accept().await.unwrap();
+        accept(&mut stream).await.unwrap();
+        reply(&mut stream, &AttachReply::Attached { offset: 0, received: None }).await.unwrap();
+    });
+    let (websocket, _) = open(&dir, "tick/console").await.unwrap();
+    launcher.await.unwrap();
+    let (_client, ours) = tokio::io::duplex(64);
+    let end = relay(websocket, ours, &CancellationToken::new()).await;
+    assert!(matches!(&end, RelayEnd::PeerClosed(close) if close.code == 1001), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_reader_who_was_too_slow_is_told_that_output_is_lost() {
     let busy = AttachReply::Refused { error: "Active console connection. Request denied.".into() };
     let at = |offset| AttachReply::Attached { offset, received: None };

@@ -24,6 +24,7 @@ use crate::process::Processes;
 use crate::qemu::NoAccel;
 use crate::qemu::spec::{GuestSpec, SpecError};
 use crate::qmp::{Qmp, QmpError};
+use crate::vnc::Screen;
 use intent::{Intent, Reboot};
 pub use screenshot::ScreenshotError;
 
@@ -101,6 +102,7 @@ struct Inner {
     /// QEMU's control, while there is one.
     qmp: watch::Sender<Option<Qmp>>,
     console: Console,
+    screen: Screen,
     /// Taken by the one life of this guest.
     carrier: Mutex<Option<Carrier>>,
     /// Whether the CPUs may be let run here. Held while QEMU is told to.
@@ -119,6 +121,7 @@ impl Guest {
     /// A guest that waits to be told what it is.
     pub fn new(settings: Settings, processes: Processes, console: Console, carrier: Carrier) -> Self {
         Self(Arc::new(Inner {
+            screen: Screen::new(settings.paths.vnc()),
             settings,
             processes,
             domain: watch::Sender::new(Domain::new(now_ms())),

@@ -10,6 +10,7 @@ use crate::migration::{MigrationError, Migrations};
 use crate::paths::Paths;
 use crate::qemu::spec::GuestSpec;
 use crate::qmp::{Qmp, QmpError};
+use crate::vnc::Screen;
 
 impl Guest {
     /// All migrations of this guest.
@@ -20,6 +21,11 @@ impl Guest {
     /// The serial console.
     pub(crate) fn console(&self) -> &Console {
         &self.0.console
+    }
+
+    /// The screen.
+    pub(crate) fn screen(&self) -> &Screen {
+        &self.0.screen
     }
 
     /// Where everything is.

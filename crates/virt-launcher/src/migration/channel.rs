@@ -90,6 +90,9 @@ pub enum Message {
         /// How many bytes each of the console's sessions has typed. Sources of releases that don't count say nothing.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         sessions: Vec<(String, u64)>,
+        /// The same of the screen's.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        screens: Vec<(String, u64)>,
     },
     /// The guest runs at the target.
     Runs,
@@ -222,7 +225,12 @@ mod tests {
         let (near, mut far) = (Channel::start(ours), Channel::start(theirs));
         let words = [
             Message::Console { offset: 7, bytes: "eA==".repeat(1000) },
-            Message::HandedOver { paused: true, console_end: 8, sessions: vec![("a".into(), 7)] },
+            Message::HandedOver {
+                paused: true,
+                console_end: 8,
+                sessions: vec![("a".into(), 7)],
+                screens: vec![],
+            },
         ];
         for word in words.clone() {
             near.outgoing.send(word).await.unwrap();
@@ -240,7 +248,7 @@ mod tests {
     #[test]
     fn a_source_that_does_not_count_is_understood() {
         let old = r#"{"type":"handedOver","paused":false,"consoleEnd":8}"#;
-        let handed = Message::HandedOver { paused: false, console_end: 8, sessions: Vec::new() };
+        let handed = Message::HandedOver { paused: false, console_end: 8, sessions: vec![], screens: vec![] };
         assert_eq!(serde_json::from_str::<Message>(old).unwrap(), handed);
         assert_eq!(serde_json::to_string(&handed).unwrap(), old);
     }

@@ -44,6 +44,8 @@ pub struct Progress {
     pub remaining: u64,
     /// Bytes copied.
     pub transferred: u64,
+    /// Bytes copied per second just now; 0 while QEMU doesn't know.
+    pub speed: u64,
     /// Rounds through the memory.
     pub iterations: u64,
     /// Bytes written anew per second.
@@ -66,6 +68,8 @@ impl Progress {
             total: number(&ram["total"]),
             remaining: number(&ram["remaining"]),
             transferred: number(&ram["transferred"]),
+            // It says megabits.
+            speed: (ram["mbps"].as_f64().unwrap_or_default().max(0.0) * 125_000.0) as u64,
             iterations: number(&ram["dirty-sync-count"]),
             dirty_rate: number(&ram["dirty-pages-rate"]).saturating_mul(number(&ram["page-size"])),
             downtime: number(&answer["downtime"]),
@@ -148,6 +152,49 @@ impl Pace {
     }
 }
 
+/// A guest that will stand within this time stands soon.
+const SOON: Duration = Duration::from_secs(2);
+/// Nobody at a screen waits longer for a move that always seems to be over soon.
+const HUSH_LIMIT: Duration = Duration::from_secs(3);
+/// Before somebody at a screen waits again.
+const HUSH_REST: Duration = Duration::from_secs(1);
+
+/// Whether what is done at the guest's screen waits for the move to be over. QEMU stops the guest when it sees fit, and a guest that
+/// stands doesn't see what QEMU is given, so it waits a little before that.
+#[derive(Debug, Clone, Copy)]
+pub struct Hush {
+    since: Option<Instant>,
+    rests_until: Option<Instant>,
+}
+
+impl Hush {
+    /// It waits: nobody knows how fast it goes.
+    pub fn begin(now: Instant) -> Self {
+        Self { since: Some(now), rests_until: None }
+    }
+
+    /// Looks at how far the move is. True if it waits.
+    pub fn check(&mut self, progress: &Progress, now: Instant) -> bool {
+        let copies = matches!(progress.stage, Stage::None | Stage::Active);
+        if !copies {
+            // The guest stands. What ends a migration ends the wait.
+            return true;
+        }
+        let until_then = progress.speed.saturating_mul(SOON.as_secs());
+        let soon = progress.speed == 0 || progress.remaining < until_then;
+        if !soon || self.rests_until.is_some_and(|until| now < until) {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now - since < HUSH_LIMIT {
+            return true;
+        }
+        (self.since, self.rests_until) = (None, Some(now + HUSH_REST));
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -168,6 +215,7 @@ mod tests {
             remaining: 4096,
             transferred: 5000,
             iterations: 2,
+            speed: 187_500,
             dirty_rate: 40_960,
             throttle: 20,
             ..Progress::default()
@@ -186,6 +234,34 @@ mod tests {
             ("cancelled", Stage::Cancelled),
         ] {
             assert_eq!(stage(status), want);
+        }
+    }
+
+    #[test]
+    fn a_screen_waits_where_the_guest_stands_soon_but_not_for_ever() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut hush = Hush::begin(start);
+        let (active, stands) = (Stage::Active, Stage::PreSwitchover);
+        for (millis, stage, remaining, speed, waits) in [
+            // Nobody knows yet.
+            (0, active, 0, 0, true),
+            (250, active, 100, 10, false),
+            (500, active, 21, 10, false),
+            (750, active, 19, 10, true),
+            // A new round.
+            (1000, active, 40, 10, false),
+            // It always seems to be over soon.
+            (2000, active, 10, 10, true),
+            (4900, active, 10, 10, true),
+            (5000, active, 10, 10, false),
+            (5900, active, 10, 10, false),
+            (6000, active, 10, 10, true),
+            (9000, stands, 0, 10, true),
+            (99_000, stands, 0, 10, true),
+        ] {
+            let progress = Progress { stage, remaining, speed, ..Progress::default() };
+            assert_eq!(hush.check(&progress, at(millis)), waits, "after {millis} ms");
         }
     }
 

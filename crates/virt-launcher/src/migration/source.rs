@@ -22,7 +22,7 @@ use super::Order;
 use super::channel::{self, Channel, Message, Purpose};
 use super::handover::{Source, SourceAction, SourceEvent};
 use super::identity::{Fingerprint, Identity, IdentityError};
-use super::progress::{Limits, Pace, Stage};
+use super::progress::{Hush, Limits, Pace, Stage};
 use super::qemu::{self, Manner};
 use super::report::Report;
 use super::transport::{self, TransportError};
@@ -41,6 +41,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Questions within which QEMU has certainly looked at its serial line; a FIFO that is almost full takes a byte at a time.
 const LOOKS: usize = 4;
+/// No more is waited for what somebody pastes at the screen, a second for fifty letters.
+const SEEN_LIMIT: Duration = Duration::from_secs(2);
 /// Output of the console that is sent at once.
 const CHUNK: usize = 32 * 1024;
 
@@ -94,6 +96,8 @@ struct Run<'a> {
     state: Source,
     /// Whether the guest was paused when QEMU stopped it.
     paused: Option<bool>,
+    /// Whether what is done at the screen waits.
+    hush: Hush,
     /// Why it ends without success.
     why: Option<(MigrationPhase, String)>,
 }
@@ -106,7 +110,9 @@ pub async fn drive(
     report: Report,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
-    let mut run = Run { guest, qmp, plan: &plan, report, state: Source::START, paused: None, why: None };
+    let hush = Hush::begin(Instant::now());
+    let mut run =
+        Run { guest, qmp, plan: &plan, report, state: Source::START, paused: None, hush, why: None };
     run.report.enter(MigrationPhase::Connecting);
     let guest = run.guest.clone();
     let connected = tokio::select! {
@@ -150,6 +156,7 @@ async fn connect(guest: &Guest, qmp: &Qmp, plan: &Plan) -> Result<Links, Connect
     let network = dial(Purpose::Data).await?;
     let socket = |source| ConnectError::Socket { path: plan.socket.clone(), source };
     let listener = crate::guest::life::listen(&plan.socket).map_err(socket)?;
+    rest_the_screen(guest, qmp).await?;
     let accept = |listener: UnixListener| async move {
         let accepted = tokio::time::timeout(QEMU_TIMEOUT, listener.accept()).await;
         accepted.unwrap_or_else(|late| Err(late.into())).map(|(stream, _)| stream)
@@ -160,6 +167,18 @@ async fn connect(guest: &Guest, qmp: &Qmp, plan: &Plan) -> Result<Links, Connect
     let (console_end, until) = watch::channel(None);
     let console = tokio::spawn(send_console(guest.console().clone(), control.outgoing.clone(), until));
     Ok(Links { control, memory, console, console_end })
+}
+
+/// A small guest may stand a moment after QEMU begins, and doesn't see what is done at its screen then: QEMU gets nothing more of
+/// it, and what it has got is the guest's.
+async fn rest_the_screen(guest: &Guest, qmp: &Qmp) -> Result<(), QmpError> {
+    let seen_in = guest.screen().hold();
+    // QEMU has looked at the screen's connection before it answers.
+    for _ in 0..LOOKS {
+        qmp.runs().await?;
+    }
+    tokio::time::sleep(seen_in.min(SEEN_LIMIT)).await;
+    Ok(())
 }
 
 /// Sends the console's output, from the oldest that is kept to the end that is named in time.
@@ -296,6 +315,11 @@ impl Run<'_> {
             Err(err) => return self.give_up(MigrationPhase::Failed, err.to_string()),
         };
         self.report.progress(&progress);
+        if self.hush.check(&progress, Instant::now()) {
+            self.guest.screen().hold();
+        } else {
+            self.guest.screen().release();
+        }
         match progress.stage {
             Stage::PreSwitchover if self.paused.is_none() => {
                 if let Err(err) = self.switch_over(links).await {
@@ -365,13 +389,14 @@ impl Run<'_> {
         let paused = self.paused.unwrap_or_default();
         let console_end = self.guest.console().caught_up().await;
         let Unheard { typed, sessions } = self.guest.console().give_away().await;
+        let screens = self.guest.screen().give_away().await;
         tracing::info!(
             migration = self.plan.uid,
             bytes = typed.len(),
             "typed, and not heard by the guest yet"
         );
         let typed = typed.chunks(CHUNK).map(|bytes| Message::Typed { bytes: STANDARD.encode(bytes) });
-        for message in typed.chain([Message::HandedOver { paused, console_end, sessions }]) {
+        for message in typed.chain([Message::HandedOver { paused, console_end, sessions, screens }]) {
             // If the connection is lost, that is the next event.
             drop(control.outgoing.send(message).await);
         }
@@ -421,6 +446,7 @@ impl Run<'_> {
             tracing::warn!(error = %err, "the guest doesn't run on after its migration");
         }
         self.guest.console().keep();
+        self.guest.screen().release();
         let (phase, why) = self.why.take().unwrap_or((MigrationPhase::Failed, "the target is gone".into()));
         self.report.end(phase, &why);
     }

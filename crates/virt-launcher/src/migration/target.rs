@@ -320,7 +320,8 @@ impl Run {
                 Ok(_) => self.give_up(MigrationPhase::Failed, "more was typed than can be"),
                 Err(err) => self.give_up(MigrationPhase::Failed, format!("what was typed: {err}")),
             },
-            Some(Message::HandedOver { paused, console_end, sessions }) => {
+            Some(Message::HandedOver { paused, console_end, sessions, screens }) => {
+                self.guest.screen().adopt(screens);
                 self.paused = paused;
                 let typed = std::mem::take(&mut self.typed);
                 self.guest.console().adopted(console_end, Unheard { typed, sessions });

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 
 use futures::{SinkExt, StreamExt};
+use kubevirt_stream::relay::Hearing;
 use kubevirt_stream::resend::{Resend, position};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -39,7 +40,7 @@ pub(super) struct Keys {
 impl Keys {
     /// `received` is what the server says of the session that it has opened.
     pub(super) fn new(received: Option<u64>) -> Self {
-        Self { resend: Resend::starting_at(received.unwrap_or(0)), told: received.is_some() }
+        Self { resend: Resend::new(received), told: received.is_some() }
     }
 
     /// The session goes on over another connection. Returns how many bytes may be lost.
@@ -51,7 +52,7 @@ impl Keys {
 
 /// Carries keys and output. The end of the input isn't the end of the console: a script reads on. An error is one of
 /// the output. `received` counts the bytes that were written to it. Keys are kept until the server says in a pong that
-/// they are taken; with too many of them kept, the input isn't read.
+/// they are taken; with too many of them kept, the input isn't read. A server that is silent is lost: it has to ping.
 pub(super) async fn talk<S, I, O>(
     websocket: WebSocketStream<S>,
     mut input: I,
@@ -64,7 +65,8 @@ where
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
 {
-    let (mut sink, mut source) = websocket.split();
+    let (mut sink, source) = websocket.split();
+    let mut source = Hearing::new(source);
     let (keys, taken) = (Mutex::new(keys), Notify::new());
     let lock = || keys.lock().unwrap_or_else(PoisonError::into_inner);
     let typed = async {

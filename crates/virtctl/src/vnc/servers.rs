@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use kubevirt_stream::relay::{Close, LegEnd, Servers};
+use kubevirt_stream::relay::{Close, LegEnd, Server, Servers};
 use kubevirt_stream::rfb::Unfollowed;
-use kubevirt_stream::websocket::{Connection, WebSocket};
+use kubevirt_stream::websocket::Connection;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, chain};
@@ -62,13 +62,13 @@ impl Servers for Session<'_> {
         }
     }
 
-    async fn find(&mut self, lost_for: Duration) -> Result<WebSocket, Close> {
+    async fn find(&mut self, lost_for: Duration) -> Result<Server<Connection>, Close> {
         let begun = Instant::now();
         let deadline = begun + RESUME_LIMIT.saturating_sub(lost_for);
         loop {
             // Who comes back never takes the place of somebody newer.
             match self.open(true).await {
-                Ok(opened) => return Ok(opened.websocket),
+                Ok(opened) => return Ok(server(opened)),
                 Err(error)
                     if is_final(&error, begun.elapsed())
                         || is_taken(&error)
@@ -86,6 +86,11 @@ impl Servers for Session<'_> {
 
     /// It ends with its connection, and that is when it is said.
     fn unfollowed(&mut self, _why: &Unfollowed) {}
+}
+
+/// What the launcher counts is what virt-api sends to it, which isn't what is sent here.
+pub(super) fn server(opened: Opened) -> Server<Connection> {
+    Server { websocket: opened.websocket, received: None }
 }
 
 fn is_taken(error: &OpenError) -> bool {

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use super::{Close, LegEnd, ScreenEnd, Servers, carry_screen, viewer};
+use super::{Close, LegEnd, ScreenEnd, Server, Servers, carry_screen, viewer};
 use crate::rfb::Unfollowed;
 use crate::websocket::config;
 
@@ -53,11 +53,11 @@ impl Servers for Next {
         }
     }
 
-    async fn find(&mut self, lost_for: Duration) -> Result<Socket, Close> {
+    async fn find(&mut self, lost_for: Duration) -> Result<Server<DuplexStream>, Close> {
         self.note("find");
         let next = self.servers.lock().unwrap().pop_front();
         match next {
-            Some(server) => Ok(server),
+            Some(websocket) => Ok(Server { websocket, received: None }),
             // Nobody will come, which the viewer doesn't wait for.
             None if lost_for.is_zero() => std::future::pending().await,
             None => Err(Close::internal_error("no server")),
@@ -79,7 +79,8 @@ async fn world(next: &Next) -> (DuplexStream, Socket, JoinHandle<ScreenEnd>) {
     let (ours, mut server) = sockets().await;
     let mut servers = next.clone();
     let carrying = tokio::spawn(async move {
-        carry_screen(viewer(near), ours, &mut servers, &CancellationToken::new()).await
+        let first = Server { websocket: ours, received: None };
+        carry_screen(viewer(near), first, &mut servers, &CancellationToken::new()).await
     });
     serve(&mut server).await;
     far.write_all(b"RFB 003.008\n\x01\x01").await.unwrap();

@@ -14,6 +14,8 @@ struct World {
     on_the_way: Vec<u8>,
     /// Whether the server gets what the viewer says.
     acknowledges: bool,
+    /// Bytes that were said to servers.
+    given: u64,
 }
 
 impl World {
@@ -22,7 +24,7 @@ impl World {
         guest.paint(3);
         let (qemu, on_the_way) = Qemu::accept(&guest);
         let (viewer, splice) = (Viewer::new(encodings), Splice::new());
-        Self { guest, qemu, viewer, splice, on_the_way, acknowledges: true }
+        Self { guest, qemu, viewer, splice, on_the_way, acknowledges: true, given: 0 }
     }
 
     /// Until nobody has anything more to say, or the server has said `limit` bytes more. Returns what it has said.
@@ -42,6 +44,7 @@ impl World {
             }
             while let Some(bytes) = self.splice.take_for_server() {
                 talked = true;
+                self.given += bytes.len() as u64;
                 self.on_the_way.extend(self.qemu.hear(&bytes, &mut self.guest));
             }
             if let Some(number) = self.splice.take_ack_request().filter(|_| self.acknowledges) {
@@ -54,9 +57,16 @@ impl World {
         }
     }
 
+    /// Another server comes, whose launcher doesn't count.
     fn lose_server(&mut self, moved: bool) {
+        self.lose_server_behind(moved, None);
+    }
+
+    /// Another server comes, whose launcher has taken so many bytes of the session.
+    fn lose_server_behind(&mut self, moved: bool, received: Option<u64>) {
         assert!(self.splice.server_lost(moved), "{:?}", self.splice.failure());
         (self.qemu, self.on_the_way) = Qemu::accept(&self.guest);
+        self.splice.attached(received);
     }
 
     fn says(&mut self, bytes: &[u8]) {
@@ -73,6 +83,7 @@ impl World {
 const KEY_A: [u8; 8] = [4, 1, 0, 0, 0, 0, 0, 97];
 const KEY_A_UP: [u8; 8] = [4, 0, 0, 0, 0, 0, 0, 97];
 const SHIFT: [u8; 8] = [4, 1, 0, 0, 0, 0, 0xFF, 0xE1];
+const MOVE: [u8; 6] = [5, 0, 0, 3, 0, 3];
 const CLICK: [u8; 6] = [5, 1, 0, 7, 0, 7];
 
 #[test]
@@ -168,6 +179,47 @@ fn inputs_are_taken_once_where_the_server_says_so_and_again_where_it_does_not() 
         expected.extend([&CLICK[..], &KEY_A]);
         assert_eq!(world.guest.done, expected);
     }
+}
+
+#[test]
+fn inputs_are_done_once_wherever_the_launcher_has_stopped_to_take_them() {
+    let inputs = [&KEY_A[..], &KEY_A_UP, &MOVE, &KEY_A, &KEY_A_UP];
+    let length = inputs.concat().len();
+    for taken in 0..=length {
+        let mut world = World::new(&[0]);
+        world.splice.attached(Some(0));
+        world.run(usize::MAX);
+        let begun = world.given;
+        world.says(&inputs.concat());
+        // All is sent and acknowledged: it is in the launcher's socket, of which QEMU gets so much.
+        let sent = std::iter::from_fn(|| world.splice.take_for_server()).flatten().collect::<Vec<u8>>();
+        assert_eq!(sent.len(), length);
+        let number = world.splice.take_ack_request().unwrap();
+        world.splice.acked(number);
+        world.qemu.hear(&sent[..taken], &mut world.guest);
+        world.lose_server_behind(false, Some(begun + taken as u64));
+        // The next server is lost while it is greeted, with some bytes of it taken.
+        world.run(20);
+        world.lose_server_behind(false, Some(begun + taken as u64 + 13));
+        world.run(usize::MAX);
+        assert_eq!(world.guest.done, inputs, "{taken} of {length} bytes were taken");
+    }
+}
+
+#[test]
+fn a_launcher_that_does_not_know_the_session_is_believed_what_was_acknowledged() {
+    let mut world = World::new(&[0]);
+    world.splice.attached(Some(0));
+    world.run(usize::MAX);
+    world.says(&KEY_A);
+    world.run(usize::MAX);
+    world.acknowledges = false;
+    world.says(&KEY_A_UP);
+    world.run(usize::MAX);
+    world.guest.done.clear();
+    world.lose_server(false);
+    world.run(usize::MAX);
+    assert_eq!(world.guest.done, [KEY_A_UP]);
 }
 
 #[test]

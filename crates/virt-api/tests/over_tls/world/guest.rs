@@ -28,8 +28,8 @@ pub struct Guest {
     pub screen: Screen,
 }
 
-/// Tells it to leave, and ends when it has.
-type Former = (CancellationToken, JoinHandle<()>);
+/// Its session, what tells it to leave, and what ends when it has.
+type Former = (String, CancellationToken, JoinHandle<()>);
 
 /// What a launcher answers to somebody who attaches.
 pub struct Attached {
@@ -74,10 +74,16 @@ impl Guest {
         self.typed.lock().unwrap().clone()
     }
 
+    /// Whether somebody else than this session sits here.
+    pub async fn is_taken(&self, session: &str) -> bool {
+        let former = self.former.lock().await;
+        former.as_ref().is_some_and(|(sitting, _, left)| sitting != session && !left.is_finished())
+    }
+
     /// A session's stream. Whoever is attached leaves first, and all that its connection holds is typed.
     pub async fn attach(&self, session: &str, resume_from: Option<u64>) -> Attached {
         let mut former = self.former.lock().await;
-        if let Some((leave, left)) = former.take() {
+        if let Some((_, leave, left)) = former.take() {
             leave.cancel();
             left.await.unwrap();
         }
@@ -92,6 +98,7 @@ impl Guest {
         }
         let leave = CancellationToken::new();
         let (guest, session, told) = (self.clone(), session.to_owned(), leave.clone());
+        let by = session.clone();
         let task = self.runtime.spawn(async move {
             let mut held = launcher.try_clone().unwrap();
             tokio::select! {
@@ -106,7 +113,7 @@ impl Guest {
             }
             let _ = held.shutdown(Shutdown::Both);
         });
-        *former = Some((leave, task));
+        *former = Some((by, leave, task));
         Attached { stream, offset, received }
     }
 

@@ -30,6 +30,7 @@ pub struct Handler {
 struct Asked {
     session: String,
     resume_from: Option<u64>,
+    preserve_session: bool,
 }
 
 impl Handler {
@@ -77,6 +78,10 @@ async fn console(
     mut request: Request,
 ) -> Response {
     assert!(!asked.session.is_empty());
+    if asked.preserve_session && guest.is_taken(&asked.session).await {
+        let status = r#"{"kind":"Status","message":"Active console connection. Request denied."}"#;
+        return Response::builder().status(503).body(status.into()).unwrap();
+    }
     let upgrade = Upgrade::from_request(&mut request).unwrap();
     let mut response: Response = upgrade.response();
     let attached = guest.attach(&asked.session, asked.resume_from).await;
