@@ -150,6 +150,11 @@ pub(crate) fn pod_template(config: &InstallConfig, pod: Pod<'_>) -> Value {
 }
 
 /// A Deployment of two replicas on different nodes of which neither stops before its successor serves.
+///
+/// That each template's replicas are on different nodes is a condition, and only each template's: with a preference both
+/// successors can come to one node, where the cluster has but two, and the ReplicaSet's rule to end the pod that shares its
+/// node first would then leave nobody on the other. A node that takes no pods (cordoned, lost) doesn't count, so one node
+/// alone has both.
 pub(crate) fn deployment(config: &InstallConfig, app: &str, mut template: Value) -> Value {
     let selector = json!({"matchLabels": {labels::APP: app}});
     template["spec"]["affinity"] = json!({
@@ -164,6 +169,14 @@ pub(crate) fn deployment(config: &InstallConfig, app: &str, mut template: Value)
             ]},
         }]},
     });
+    template["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "nodeTaintsPolicy": "Honor",
+        "labelSelector": selector,
+        "matchLabelKeys": ["pod-template-hash"],
+    }]);
     if let Some(tolerations) = template["spec"]["tolerations"].as_array_mut() {
         tolerations.push(json!({
             "key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kubevirt_rollout::observed::{CaCertificate, Certificate, CertificateContent, Certificates};
+use kubevirt_rollout::observed::{CaCertificate, Certificate, CertificateContent, Certificates, Published};
 use kubevirt_types::labels;
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use crate::x509::{Facts, bundle_facts, facts, key_matches};
 
 /// The facts of all certificates, from the Secrets of ours and the bundle's ConfigMap.
 pub fn certificates(secrets: &[Value], bundle: Option<&Value>) -> Certificates {
+    let published = bundle.and_then(Published::of);
     let bundle = bundle.and_then(|map| map["data"][labels::CA_BUNDLE_KEY].as_str()).unwrap_or_default();
     let bundle = bundle_facts(bundle);
     let ca_secret = secrets.iter().find(|secret| secret["metadata"]["name"] == labels::SECRET_CA);
@@ -39,7 +40,7 @@ pub fn certificates(secrets: &[Value], bundle: Option<&Value>) -> Certificates {
             pem: facts.pem,
         })
         .collect();
-    Certificates { ca: own, leaves, bundle, unread: false }
+    Certificates { ca: own, leaves, bundle, published, unread: false }
 }
 
 /// What is in a Secret; none when it can't be read or its key is another certificate's.

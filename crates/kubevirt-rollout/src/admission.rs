@@ -2,18 +2,17 @@
 //!
 //! Pure answers for the operator's webhooks; an empty list is a yes.
 
+mod certificates;
+
 use std::fmt;
 
-use jiff::SignedDuration;
 use kubevirt_manifests::customize::Refusal;
 use kubevirt_types::KubeVirt;
-use kubevirt_types::kubevirt::{CertConfig, KubeVirtPhase, UninstallStrategy};
+use kubevirt_types::kubevirt::{KubeVirtPhase, UninstallStrategy};
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use crate::duration;
 use crate::observed::Operator;
-use crate::stage::certificates::{CA_DURATION, LEAF_DURATION, Validity};
 use crate::target::{TargetError, resolve};
 
 /// The pull policies that Kubernetes knows.
@@ -109,12 +108,22 @@ pub fn validate_create(new: &KubeVirt, existing: bool, operator: &Operator) -> V
         ));
     }
     errors.extend(validate_spec(new, operator));
+    errors.extend(certificates::validate(new));
     errors
 }
 
-/// A changed KubeVirt object. One that is being deleted may always change: its finalizers have to go.
+/// A changed KubeVirt object. One that is being deleted may always change: its finalizers have to go. Durations of
+/// certificates that were stored when they weren't refused yet don't keep anybody from an update: what isn't safe of
+/// them isn't used.
 pub fn validate_update(old: &KubeVirt, new: &KubeVirt, operator: &Operator) -> Vec<FieldError> {
-    if new.is_deleting() || old.spec == new.spec { vec![] } else { validate_spec(new, operator) }
+    if new.is_deleting() || old.spec == new.spec {
+        return vec![];
+    }
+    let mut errors = validate_spec(new, operator);
+    if old.spec.certificate_rotate_strategy != new.spec.certificate_rotate_strategy {
+        errors.extend(certificates::validate(new));
+    }
+    errors
 }
 
 /// How many workloads there are; none when they couldn't be counted.
@@ -198,49 +207,6 @@ fn validate_spec(kubevirt: &KubeVirt, operator: &Operator) -> Vec<FieldError> {
             errors.push(invalid(field, policy, format!("expected one of {}", PULL_POLICIES.join(", "))));
         }
     }
-    if let Some(self_signed) = spec.certificate_rotate_strategy.as_ref().and_then(|s| s.self_signed.as_ref())
-    {
-        errors.extend(validate_certificates(self_signed.ca.as_ref(), self_signed.server.as_ref()));
-    }
-    errors
-}
-
-fn validate_certificates(ca: Option<&CertConfig>, server: Option<&CertConfig>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (name, config) in [("ca", ca), ("server", server)] {
-        let Some(config) = config else { continue };
-        for (field, text) in [("duration", &config.duration), ("renewBefore", &config.renew_before)] {
-            if let Some(text) = text.as_ref().filter(|text| duration::parse(text).is_none()) {
-                errors.push(invalid(
-                    &format!("spec.certificateRotateStrategy.selfSigned.{name}.{field}"),
-                    text,
-                    "expected a duration of hours, minutes and seconds, more than zero, such as 24h0m0s",
-                ));
-            }
-        }
-    }
-    if !errors.is_empty() {
-        return errors;
-    }
-    let (ca, server) = (Validity::of(ca, CA_DURATION), Validity::of(server, LEAF_DURATION));
-    let show = |duration: SignedDuration| duration::format(duration);
-    let at = "spec.certificateRotateStrategy.selfSigned";
-    for (label, name, validity) in [("CA", "ca", ca), ("Cert", "server", server)] {
-        if validity.renew_before > validity.duration {
-            errors.push(invalid(
-                &format!("{at}.{name}.renewBefore"),
-                &show(validity.renew_before),
-                format!("{label} RenewBefore cannot exceed Duration ({})", show(validity.duration)),
-            ));
-        }
-    }
-    if server.duration > ca.duration {
-        errors.push(invalid(
-            &format!("{at}.server.duration"),
-            &show(server.duration),
-            format!("Certificate duration cannot exceed CA ({})", show(ca.duration)),
-        ));
-    }
     errors
 }
 
@@ -248,7 +214,7 @@ fn validate_certificates(ca: Option<&CertConfig>, server: Option<&CertConfig>) -
 mod tests {
     use super::*;
     use kubevirt_types::Release;
-    use kubevirt_types::kubevirt::{CertificateRotateStrategy, KubeVirtStatus, SelfSigned};
+    use kubevirt_types::kubevirt::KubeVirtStatus;
     use serde_json::json;
 
     fn object(spec: serde_json::Value) -> KubeVirt {
@@ -268,8 +234,6 @@ mod tests {
 
     #[test]
     fn specs() {
-        let cert = |name: &str, value: serde_json::Value| json!({"certificateRotateStrategy": {"selfSigned": {name: value}}});
-        let at = "spec.certificateRotateStrategy.selfSigned";
         let cases = [
             (json!({}), vec![]),
             (json!({"imageTag": "v0.18.0", "imageRegistry": "registry:5000/kubevirt"}), vec![]),
@@ -325,27 +289,6 @@ mod tests {
                      flag that DaemonSet virt-handler doesn't have yet, such as v"
                         .into(),
                 ],
-            ),
-            (
-                cert("ca", json!({"duration": "1 day"})),
-                vec![format!(
-                    "{at}.ca.duration: Invalid value: \"1 day\": expected a duration of hours, minutes and \
-                     seconds, more than zero, such as 24h0m0s"
-                )],
-            ),
-            (
-                cert("server", json!({"duration": "1h", "renewBefore": "2h"})),
-                vec![format!(
-                    "{at}.server.renewBefore: Invalid value: \"2h0m0s\": Cert RenewBefore cannot exceed Duration (1h0m0s)"
-                )],
-            ),
-            (cert("server", json!({"duration": "2h", "renewBefore": "2h"})), vec![]),
-            (cert("ca", json!({"duration": "24h"})), vec![]),
-            (
-                cert("ca", json!({"duration": "1h"})),
-                vec![format!(
-                    "{at}.server.duration: Invalid value: \"24h0m0s\": Certificate duration cannot exceed CA (1h0m0s)"
-                )],
             ),
         ];
         for (spec, want) in cases {
@@ -437,13 +380,5 @@ mod tests {
         assert_eq!(validate_delete(&kubevirt, Workloads::default()).len(), 1, "not counted is not none");
         kubevirt.spec.uninstall_strategy = Some(UninstallStrategy::RemoveWorkloads);
         assert!(validate_delete(&kubevirt, some).is_empty());
-    }
-
-    #[test]
-    fn certificates_of_the_default_durations_are_fine() {
-        let strategy = CertificateRotateStrategy { self_signed: Some(SelfSigned::default()) };
-        let mut kubevirt = object(json!({}));
-        kubevirt.spec.certificate_rotate_strategy = Some(strategy);
-        assert!(validate_create(&kubevirt, false, &operator()).is_empty());
     }
 }

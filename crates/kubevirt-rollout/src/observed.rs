@@ -4,6 +4,7 @@
 //! follows from them is decided elsewhere.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -226,6 +227,8 @@ pub struct Certificates {
     pub leaves: BTreeMap<String, Certificate>,
     /// The CA certificates in ConfigMap `kubevirt-ca`, newest first.
     pub bundle: Vec<CaCertificate>,
+    /// What annotation [`PUBLISHED`] of that ConfigMap says, if it can be read.
+    pub published: Option<Published>,
     /// Who looks may not read Secrets, so a missing certificate says nothing. Never so for the operator.
     pub unread: bool,
 }
@@ -271,6 +274,33 @@ pub struct CaCertificate {
     pub not_after: Timestamp,
     /// The certificate, PEM, with a newline at its end.
     pub pem: String,
+}
+
+/// Annotation of ConfigMap `kubevirt-ca`: the newest CA of the bundle, and since when it is in it. Written with the
+/// bundle. An operator that doesn't know it takes it away when it writes another bundle, and else leaves it alone.
+pub const PUBLISHED: &str = "kubevirt.io/ca-published";
+
+/// The newest CA of the bundle, and since when it is in it: `<fingerprint> <time>` as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Hex SHA-256 of the CA's DER form.
+    pub fingerprint: String,
+    /// When the bundle with it was written first.
+    pub at: Timestamp,
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.fingerprint, self.at)
+    }
+}
+
+impl Published {
+    /// Reads the annotation of a live ConfigMap. None when it isn't there, or isn't one of ours.
+    pub fn of(config_map: &Value) -> Option<Self> {
+        let (fingerprint, at) = config_map["metadata"]["annotations"][PUBLISHED].as_str()?.split_once(' ')?;
+        Some(Self { fingerprint: fingerprint.to_owned(), at: at.parse().ok()? })
+    }
 }
 
 /// The objects of one kind of ours.

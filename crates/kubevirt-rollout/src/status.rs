@@ -193,54 +193,54 @@ fn suffix(waiting_on: &[WaitingOn]) -> String {
     if texts.is_empty() { String::new() } else { format!(": waiting for {}", texts.join("; ")) }
 }
 
-/// Keeps the history: a record begins with the first plan for a target and ends when the target is reached. One
-/// that was given up for another target is forgotten.
+/// Keeps the history: a record begins with the first plan for a target and ends when the target is reached, when it
+/// fails, or when another takes its place. None is dropped before its turn: it is what its report is known by.
 fn record(status: &mut KubeVirtStatus, plan: &Plan, arrived: bool, now: Timestamp) {
     let Some(target) = plan.target.as_ref().map(|target| target.release.to_string()) else { return };
     let moving = !arrived && plan.stage != Stage::Blocked;
     let another = status.observed_deployment_id != status.target_deployment_id;
+    let open = status.history.last_mut().filter(|record| record.completed.is_none());
     if let Some(failed) = &plan.failed {
-        if let Some(open) = status.history.last_mut().filter(|record| record.completed.is_none()) {
+        if let Some(open) = open {
             open.completed = Some(failed.at);
             open.failed = Some(failed.cause.clone());
         }
         return;
     }
-    let open = status.history.last().filter(|record| record.completed.is_none()).cloned();
     match open {
         Some(open) if open.to == target => {
-            if let (true, Some(last)) = (arrived, status.history.last_mut()) {
-                last.completed = Some(now);
+            if arrived {
+                open.completed = Some(now);
             }
         }
         Some(open) if moving || arrived => {
-            status.history.pop();
+            let given_up = open.to.clone();
+            supersede(open, &target, now);
             if moving {
-                status.history.push(UpdateRecord {
-                    from: Some(open.to),
-                    to: target,
-                    started: now,
-                    completed: None,
-                    failed: None,
-                    report: None,
-                });
+                status.history.push(begun(Some(given_up), target, now));
             }
         }
         None if moving && another => {
             let from = status.observed_kube_virt_version.clone();
-            status.history.push(UpdateRecord {
-                from,
-                to: target,
-                started: now,
-                completed: None,
-                failed: None,
-                report: None,
-            });
+            status.history.push(begun(from, target, now));
         }
         Some(_) | None => {}
     }
     let surplus = status.history.len().saturating_sub(MAX_HISTORY);
     status.history.drain(..surplus);
+}
+
+/// The record of an update that begins.
+fn begun(from: Option<String>, to: String, started: Timestamp) -> UpdateRecord {
+    UpdateRecord { from, to, started, completed: None, failed: None, superseded_by: None, report: None }
+}
+
+/// Closes a record whose target was given up for another one. An operator that doesn't know `superseded_by` reads, and
+/// keeps, that it wasn't reached.
+fn supersede(record: &mut UpdateRecord, by: &str, now: Timestamp) {
+    record.completed = Some(now);
+    record.failed = Some(format!("given up for {by}"));
+    record.superseded_by = Some(by.to_owned());
 }
 
 fn generations(observed: &Observed) -> Vec<GenerationStatus> {
@@ -300,7 +300,17 @@ mod tests {
             started: at(started),
             completed: completed.map(at),
             failed: None,
+            superseded_by: None,
             report: None,
+        }
+    }
+
+    /// One that was given up for another at 100.
+    fn superseded(from: &str, to: &str, started: i64, by: &str) -> UpdateRecord {
+        UpdateRecord {
+            failed: Some(format!("given up for {by}")),
+            superseded_by: Some(by.to_owned()),
+            ..record_of(from, to, started, Some(100))
         }
     }
 
@@ -332,9 +342,15 @@ mod tests {
         assert_eq!(history(open("v0.18.0"), &blocked), open("v0.18.0"));
         assert_eq!(history(open("v0.18.0"), &settled), [record_of("v0.17.0", "v0.18.0", 7, Some(100))]);
 
-        assert_eq!(history(open("v0.19.0"), &moving), [record_of("v0.19.0", "v0.18.0", 100, None)]);
+        let given_up = || superseded("v0.17.0", "v0.19.0", 7, "v0.18.0");
+        assert_eq!(
+            history(open("v0.19.0"), &moving),
+            [given_up(), record_of("v0.19.0", "v0.18.0", 100, None)],
+            "its report stays known"
+        );
         assert_eq!(history(open("v0.19.0"), &blocked), open("v0.19.0"), "it may go on");
-        assert_eq!(history(open("v0.19.0"), &settled), [], "it was given up before anything moved");
+        assert_eq!(history(open("v0.19.0"), &settled), [given_up()], "it was given up before anything moved");
+        assert_eq!(history(vec![given_up()], &settled), [given_up()], "once");
 
         let over = |n: i64| record_of("v0.16.0", "v0.17.0", n, Some(n));
         let full: Vec<UpdateRecord> = (0..10).map(over).collect();
@@ -368,6 +384,50 @@ mod tests {
         assert_eq!(history(vec![open], &plan).as_slice(), std::slice::from_ref(&ended));
         let again = history(vec![ended.clone()], &plan);
         assert_eq!(again.as_slice(), std::slice::from_ref(&ended), "it ended then");
+    }
+
+    #[test]
+    fn there_and_back_and_there_again_in_the_middle_leaves_a_record_of_each() {
+        let mut world = world(vec![]);
+        let mut look = |release: Release, stage: Stage, now: i64| {
+            let plan = Plan { target: Some(InstallConfig::of(release)), ..an_update(stage) };
+            let status = status(&world, &plan, at(now));
+            world.kubevirt.as_mut().unwrap().status = Some(status.clone());
+            status
+        };
+        look(Release::V0_18_0, Stage::Handlers, 10);
+        look(Release::V0_18_0, Stage::Handlers, 11);
+        let back = look(Release::V0_17_0, Stage::Handlers, 20);
+        assert_eq!(back.observed_kube_virt_version.as_deref(), Some("v0.17.0"), "nothing else was reached");
+        look(Release::V0_17_0, Stage::Handlers, 21);
+        look(Release::V0_18_0, Stage::Handlers, 30);
+        look(Release::V0_18_0, Stage::Blocked, 31);
+        look(Release::V0_18_0, Stage::Controllers, 32);
+        let there = look(Release::V0_18_0, Stage::Settled, 40);
+        let (old, new) = ("v0.17.0", "v0.18.0");
+        let closed = |from, to, started, ended, by| UpdateRecord {
+            completed: Some(at(ended)),
+            ..superseded(from, to, started, by)
+        };
+        assert_eq!(
+            there.history,
+            [closed(old, new, 10, 20, old), closed(new, old, 20, 30, new), record_of(old, new, 30, Some(40))]
+        );
+        assert_eq!(there.observed_kube_virt_version.as_deref(), Some(new));
+    }
+
+    #[test]
+    fn targets_that_come_and_go_are_remembered_within_the_bound() {
+        let mut world = world(vec![]);
+        for turn in 0..40 {
+            let release = if turn % 2 == 0 { Release::V0_18_0 } else { Release::V0_17_0 };
+            let plan = Plan { target: Some(InstallConfig::of(release)), ..an_update(Stage::Handlers) };
+            let status = status(&world, &plan, at(turn));
+            world.kubevirt.as_mut().unwrap().status = Some(status);
+        }
+        let history = world.kubevirt.unwrap().status.unwrap().history;
+        let open = history.iter().filter(|record| record.completed.is_none()).count();
+        assert_eq!((history.len(), open, history[9].started), (MAX_HISTORY, 1, at(39)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::misfortune::FaultRule;
 use crate::pods::{HANDLER, SimNode, SimPod};
 use crate::random::Random;
+use crate::timeless::timeless;
 use crate::workloads::ReplicaSet;
 
 /// A Job that makes manifests.
@@ -147,7 +148,7 @@ impl Cluster {
         self.objects
             .iter()
             .map(|(key, live)| {
-                let mut live = live.clone();
+                let mut live = timeless(live.clone());
                 if let Some(metadata) = live["metadata"].as_object_mut() {
                     for field in ["uid", "resourceVersion", "generation"] {
                         metadata.shift_remove(field);

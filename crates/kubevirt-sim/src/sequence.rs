@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use kubevirt_rollout::{Direction, Observed, Plan, Stage, Step, is_subset};
 use kubevirt_types::ObjectKey;
 
+use crate::timeless::timeless;
+
 /// A change may come back to a form of an object that it has left this often: the DaemonSet's strategy does, once
 /// when the canary is good and once when the rollout is over, and again when a node fails in between.
 const MOST_RETURNS: usize = 4;
@@ -81,7 +83,9 @@ impl Sequence {
     /// That it undoes what was done, too often.
     pub fn wrote(&mut self, step: &Step) -> Result<(), String> {
         let (key, form) = match step {
-            Step::Apply { manifest, .. } => (&manifest.key, Some(manifest.body.to_string())),
+            Step::Apply { manifest, .. } => {
+                (&manifest.key, Some(timeless(manifest.body.clone()).to_string()))
+            }
             Step::Delete { key, .. } => (key, None),
             Step::DeleteInstances { .. }
             | Step::CreateStrategyJob { .. }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kubevirt_rollout::Observed;
 use kubevirt_rollout::observed::{
-    Certificates, Crash, Handle, Instances, Node, Operator, Pod, StoredStrategy, Trouble,
+    Certificates, Crash, Handle, Instances, Node, Operator, Pod, Published, StoredStrategy, Trouble,
 };
 use kubevirt_types::gate::{self, PodFacts, Report, Reporter};
 use kubevirt_types::labels::{HANDLER_POD, HEARTBEAT, SCHEDULABLE};
@@ -160,19 +160,25 @@ impl Cluster {
     }
 
     fn certificates(&self) -> Certificates {
-        let pem = self
+        let map = self
             .objects
             .iter()
             .find(|(key, _)| key.kind == "ConfigMap" && key.name == labels::CONFIGMAP_CA)
-            .and_then(|(_, live)| live["data"][labels::CA_BUNDLE_KEY].as_str())
-            .unwrap_or_default();
+            .map(|(_, live)| live);
+        let pem = map.and_then(|live| live["data"][labels::CA_BUNDLE_KEY].as_str()).unwrap_or_default();
         let mut bundle: Vec<_> = pem
             .lines()
             .filter_map(|line| self.bundle_known.iter().find(|ca| ca.fingerprint == line))
             .cloned()
             .collect();
         bundle.sort_by_key(|ca| std::cmp::Reverse(ca.not_before));
-        Certificates { ca: self.ca.clone(), leaves: self.leaves.clone(), bundle, unread: false }
+        Certificates {
+            ca: self.ca.clone(),
+            leaves: self.leaves.clone(),
+            bundle,
+            published: map.and_then(Published::of),
+            unread: false,
+        }
     }
 
     fn counted(&self) -> BTreeMap<String, Instances> {

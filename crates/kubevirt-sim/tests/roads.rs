@@ -257,6 +257,31 @@ fn certificates_are_renewed_and_a_new_ca_is_trusted_before_it_signs() {
 }
 
 #[test]
+fn a_new_ca_spreads_from_its_publication_on_and_not_from_its_issue() {
+    let (mut operator, mut cluster) = installed(Release::V0_18_0);
+    let leaves = |cluster: &Cluster| cluster.observe().certificates.leaves;
+    cluster.advance(SignedDuration::from_hours(134));
+    settle(&mut operator, &mut cluster);
+    let (before, bundle) = (leaves(&cluster), cluster.observe().certificates.bundle);
+    cluster.advance(SignedDuration::from_hours(1));
+    // the leader dies between the two writes, and nobody leads for longer than a CA takes to spread
+    operator.reconcile(&mut cluster, 1).unwrap();
+    assert_eq!(cluster.observe().certificates.bundle, bundle);
+    cluster.advance(SignedDuration::from_mins(10));
+    let mut next = Operator::default();
+    while cluster.observe().certificates.bundle == bundle {
+        next.run(&mut cluster, 1).unwrap();
+        assert_eq!(leaves(&cluster), before);
+    }
+    let published = cluster.now();
+    while leaves(&cluster) == before {
+        next.run(&mut cluster, 1).unwrap();
+        assert!(cluster.now().duration_since(published) < SignedDuration::from_mins(4));
+    }
+    assert!(cluster.now().duration_since(published) >= next.policy.ca_spread);
+}
+
+#[test]
 fn an_old_pod_that_drains_for_long_holds_up_nothing() {
     let (mut operator, mut cluster) = installed(Release::V0_17_0);
     cluster.set_drain(SignedDuration::from_hours(1));

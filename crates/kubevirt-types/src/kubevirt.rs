@@ -163,10 +163,11 @@ pub struct SelfSigned {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CertConfig {
-    /// How long it is valid.
+    /// How long it is valid: whole seconds, at least 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// How long before its end it is renewed.
+    /// How long before its end it is renewed: at least 5m, and at least 5m less than the duration. 20% of the duration by
+    /// default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renew_before: Option<String>,
 }
@@ -314,13 +315,17 @@ pub struct UpdateRecord {
     /// When its first step was taken.
     #[schemars(with = "crate::schema::DateTime")]
     pub started: jiff::Timestamp,
-    /// When all of it was done; none while it goes on.
+    /// When it was over; none while it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<crate::schema::DateTime>")]
     pub completed: Option<jiff::Timestamp>,
-    /// Why it was given up; none while nothing has failed.
+    /// Why it was given up; none of one that goes on, or came to its end. Said of one that was superseded too: who doesn't
+    /// know `supersededBy` must not take it for done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// The release that was wanted instead before this one was reached; none of one that wasn't given up for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<String>,
     /// Its report in short, as of when that was stored last; none for an installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportSummary>,
@@ -344,7 +349,7 @@ pub struct ReportSummary {
     pub unobserved_milliseconds: u64,
     /// The longest time without a leading virt-controller or virt-operator.
     pub longest_leader_gap_milliseconds: u64,
-    /// Live migrations that were in flight at some time and are over.
+    /// Live migrations that were in flight at some time; those that outlasted the update too.
     pub migrations: u64,
     /// How many of them failed.
     pub migrations_failed: u64,
@@ -352,6 +357,12 @@ pub struct ReportSummary {
     pub sessions_carried: u64,
     /// Consoles and screens that could not be resumed.
     pub sessions_cut: u64,
+    /// Consoles and screens whose virt-api was lost under them; none in reports of operators that didn't look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_lost: Option<u64>,
+    /// The longest time that a console or screen that went on had no virt-handler; none where no virt-api says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_session_gap_milliseconds: Option<u64>,
 }
 
 /// A target whose pods failed.

@@ -41,6 +41,7 @@ pub fn ending(
 ) -> Option<(Timestamp, Outcome)> {
     let record = history.iter().find(|record| record.started == report.started && record.to == report.to);
     let Some(record) = record else {
+        // an older operator has dropped the record when another target came, or later ones have pushed it out
         let next = history.iter().find(|record| record.started > report.started);
         let by = next.map(|record| record.to.clone());
         let by = by.or_else(|| plan.target.as_ref().map(|target| target.release.to_string()));
@@ -48,6 +49,9 @@ pub fn ending(
         return Some((next.map_or(now, |record| record.started), outcome));
     };
     let completed = record.completed?;
+    if let Some(by) = record.superseded_by.clone() {
+        return Some((completed, Outcome::Superseded { by }));
+    }
     let Some(cause) = record.failed.clone() else { return Some((completed, Outcome::Completed)) };
     if goes_back(record, plan) {
         return None;

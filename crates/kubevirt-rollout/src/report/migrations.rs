@@ -67,7 +67,7 @@ impl Moved {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Migrations {
-    /// In flight when somebody looked last.
+    /// In flight when somebody looked last. Those that are when all is over were carried through it.
     pub in_flight: u64,
     /// Those that were in flight at some time and whose guests have moved.
     pub completed: u64,
@@ -124,6 +124,12 @@ impl Migrations {
                 }
             }
         }
+    }
+
+    /// All that were in flight at some time. A slow one that outlasts the update is one of them: the update met it, and
+    /// it goes on.
+    pub fn all(&self) -> u64 {
+        self.completed + self.failed + self.in_flight
     }
 
     /// Nobody counts any more.

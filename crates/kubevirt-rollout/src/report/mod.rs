@@ -5,6 +5,7 @@
 
 mod availability;
 mod course;
+mod gaps;
 mod leaders;
 mod migrations;
 mod rollout;
@@ -24,10 +25,11 @@ use crate::plan::Plan;
 
 pub use availability::{Availability, Failure, Probe, ProbeKind, STALLED};
 pub use course::{Subject, ending, name_of, subject};
+pub use gaps::{Gaps, Within};
 pub use leaders::{Handover, Leadership, Term, Terms};
 pub use migrations::{FailedMigration, Fate, Migrations, Moved};
 pub use rollout::{Component, Times};
-pub use sessions::{ApiStreams, Sessions};
+pub use sessions::{Api, ApiPod, ApiStreams, Sessions};
 pub use size::{LIMIT, NODES_KEPT, stored};
 
 /// Stretches without an eye on it that are listed; more are only added up.
@@ -130,13 +132,8 @@ pub enum Observation<'a> {
     Probe(&'a Probe),
     /// Who has held a lease, oldest first, as far back as anybody remembers.
     Terms(&'a str, &'a [Term]),
-    /// What virt-apis say of the streams that they carry. Those that aren't present listen no more.
-    Streams {
-        /// What those say that have answered.
-        answered: &'a [ApiStreams],
-        /// Names of all that listen.
-        present: &'a [String],
-    },
+    /// Every pod of virt-api that there is, and what it says of the streams that it carries.
+    Streams(&'a [ApiPod]),
     /// Every migration that there is.
     Migrations(&'a [Moved]),
 }
@@ -170,6 +167,7 @@ impl UpdateReport {
         let until = self.ended.map_or(now, |ended| ended.min(now));
         self.blind(Span { from: self.observed_until, to: until });
         self.availability.values_mut().for_each(Availability::pause);
+        self.sessions.pause();
         self.observed_until = self.observed_until.max(until);
     }
 
@@ -190,9 +188,7 @@ impl UpdateReport {
             Observation::Terms(lease, terms) => {
                 self.leaders.entry((*lease).to_owned()).or_default().fold(terms, self.started);
             }
-            Observation::Streams { answered, present } => {
-                self.sessions.fold(answered, present, self.started);
-            }
+            Observation::Streams(pods) => self.sessions.fold(pods, self.started, now),
             Observation::Migrations(all) => self.migrations.fold(all, self.started),
         }
         self.observed_until = self.observed_until.max(now);
@@ -203,7 +199,7 @@ impl UpdateReport {
         for availability in self.availability.values_mut() {
             availability.end(ended);
         }
-        self.sessions.end();
+        self.sessions.end(ended);
         self.migrations.end();
         self.ended = Some(ended);
         self.outcome = Some(outcome);
@@ -226,10 +222,12 @@ impl UpdateReport {
                 .map(|one| one.longest_gap_milliseconds)
                 .max()
                 .unwrap_or(0),
-            migrations: self.migrations.completed + self.migrations.failed,
+            migrations: self.migrations.all(),
             migrations_failed: self.migrations.failed,
             sessions_carried: self.sessions.carried(),
             sessions_cut: self.sessions.cut,
+            sessions_lost: Some(self.sessions.lost),
+            longest_session_gap_milliseconds: self.sessions.longest_gap(),
         }
     }
 

@@ -173,35 +173,254 @@ fn a_lease_says_when_it_was_free() {
     assert_eq!(report.leaders["virt-operator"].handovers, 0, "that was before");
 }
 
-fn streams(pod: &str, made: i64, numbers: (u64, u64, u64)) -> ApiStreams {
+/// A virt-api that lives, answers, and carries so many streams.
+fn api(name: &str, made: i64, open: u64) -> ApiPod {
+    let said = ApiStreams { open, requests: 100, ..ApiStreams::default() };
+    ApiPod { name: name.into(), made: at(made), deleting: false, lost_processes: 0, said: Some(said) }
+}
+
+/// The same, with streams that it resumed, and that it couldn't.
+fn streams(pod: &str, made: i64, numbers: (u64, u64, u64)) -> ApiPod {
     let (open, resumed, cut) = numbers;
-    ApiStreams { pod: pod.into(), made: at(made), open, resumed, resumed_with_gap: 0, cut }
+    let mut pod = api(pod, made, open);
+    pod.said = pod.said.map(|said| ApiStreams { resumed, cut, ..said });
+    pod
+}
+
+fn silent(pod: ApiPod) -> ApiPod {
+    ApiPod { said: None, ..pod }
+}
+
+fn told(pod: ApiPod) -> ApiPod {
+    ApiPod { deleting: true, ..pod }
+}
+
+/// So many of its processes are lost.
+fn lost(processes: u64, pod: ApiPod) -> ApiPod {
+    ApiPod { lost_processes: processes, ..pod }
+}
+
+/// Its process has begun anew, and somebody has asked it already.
+fn anew(pod: ApiPod) -> ApiPod {
+    let said = pod.said.map(|said| ApiStreams { requests: 3, ..said });
+    ApiPod { said, ..pod }
 }
 
 #[test]
 fn sessions_are_counted_from_when_the_update_began() {
     let mut report = report();
-    let mut look = |answered: &[ApiStreams], present: &[&str]| {
-        let present: Vec<String> = present.iter().map(|name| (*name).to_owned()).collect();
-        report.fold(&Observation::Streams { answered, present: &present }, at(1));
+    let mut look = |pods: &[ApiPod]| {
+        report.fold(&Observation::Streams(pods), at(1));
         (report.sessions.open_at_start, report.sessions.open, report.sessions.resumed, report.sessions.cut)
     };
-    assert_eq!(look(&[], &["a"]), (None, 0, 0, 0), "nobody has answered");
+    let new = |numbers| streams("new", 1, numbers);
+    assert_eq!(look(&[silent(api("a", -9, 0))]), (None, 0, 0, 0), "nobody has answered");
     assert_eq!(
-        look(&[streams("a", -9, (3, 40, 2))], &["a"]),
+        look(&[streams("a", -9, (3, 40, 2))]),
         (Some(3), 3, 0, 0),
         "what was before counts for nothing"
     );
-    assert_eq!(look(&[streams("a", -9, (2, 43, 3))], &["a", "new"]), (Some(3), 2, 3, 1));
-    assert_eq!(
-        look(&[streams("new", 1, (1, 1, 0))], &["a", "new"]),
-        (Some(3), 3, 4, 1),
-        "a is silent for once"
-    );
-    assert_eq!(look(&[streams("new", 1, (1, 0, 0))], &["new"]), (Some(3), 1, 4, 1), "a listens no more");
+    assert_eq!(look(&[streams("a", -9, (2, 43, 3)), silent(new((0, 0, 0)))]), (Some(3), 2, 3, 1));
+    let slow = silent(api("a", -9, 0));
+    assert_eq!(look(&[slow, new((1, 1, 0))]), (Some(3), 3, 4, 1), "a is silent for once");
+    let ends = told(silent(api("a", -9, 0)));
+    assert_eq!(look(&[ends, new((1, 1, 0))]), (Some(3), 1, 4, 1), "a listens no more");
+    assert_eq!(look(&[new((1, 1, 0))]), (Some(3), 1, 4, 1));
     assert_eq!((report.sessions.left_to_drain, report.sessions.carried()), (2, 6));
     report.end(at(2), Outcome::Completed);
     assert!(report.sessions.apis.is_empty());
+}
+
+/// What was seen of virt-apis, each look five seconds behind the one before.
+type Looks = Vec<Vec<ApiPod>>;
+
+#[test]
+fn streams_of_a_virt_api_that_is_lost_are_lost_and_those_of_one_that_ends_as_told_are_carried() {
+    let a = || api("a", -9, 5);
+    let gone = || vec![api("b", -9, 0)];
+    let deaf = |looks: usize| vec![vec![silent(a())]; looks];
+    // what is seen, how many are left to one that ends, how many are lost
+    let table: Vec<(&str, Looks, (u64, u64))> = vec![
+        ("killed and deleted at once", vec![vec![a()], gone(), gone()], (0, 5)),
+        ("silent for once, and gone", vec![vec![a()], vec![silent(a())], gone()], (0, 5)),
+        (
+            "ended as it was told: it drains",
+            vec![vec![a()], vec![told(a())], vec![told(silent(a()))], vec![told(silent(a()))], gone()],
+            (5, 0),
+        ),
+        ("it stopped to listen before it was seen", vec![vec![a()], vec![told(silent(a()))], gone()], (5, 0)),
+        ("it ended between two looks", vec![vec![a()], vec![told(a())], gone()], (5, 0)),
+        (
+            "it was only slow to answer while it ended",
+            vec![vec![a()], vec![told(silent(a()))], vec![told(a())], vec![told(silent(a()))], gone()],
+            (5, 0),
+        ),
+        (
+            "it failed while it ended",
+            vec![vec![a()], vec![told(silent(a()))], vec![lost(1, told(silent(a())))], gone()],
+            (0, 5),
+        ),
+        ("killed, and then told to end", vec![vec![a()], vec![lost(1, told(silent(a())))], gone()], (0, 5)),
+        (
+            "restarted in place, as its counters say first",
+            vec![vec![a()], vec![anew(api("a", -9, 0))], vec![lost(1, api("a", -9, 4))], vec![lost(1, a())]],
+            (0, 5),
+        ),
+        (
+            "restarted in place, as its pod says first",
+            vec![
+                vec![a()],
+                vec![lost(1, silent(a()))],
+                vec![lost(1, anew(api("a", -9, 2)))],
+                vec![lost(1, api("a", -9, 2))],
+            ],
+            (0, 5),
+        ),
+        ("restarted in place, and asked much since", vec![vec![a()], vec![lost(1, api("a", -9, 0))]], (0, 5)),
+        (
+            "restarted in place twice",
+            vec![
+                vec![a()],
+                vec![anew(api("a", -9, 2))],
+                vec![lost(1, api("a", -9, 2))],
+                vec![lost(2, anew(api("a", -9, 0)))],
+            ],
+            (0, 7),
+        ),
+        ("its clients hung up", vec![vec![a()], vec![api("a", -9, 0)], gone()], (0, 0)),
+        (
+            "restarted before the update",
+            vec![vec![lost(7, a())], vec![lost(7, a())], vec![told(silent(lost(7, a())))], gone()],
+            (5, 0),
+        ),
+        (
+            "its node was cut off for a moment",
+            [vec![vec![a()]], deaf(5), vec![vec![a()], vec![told(silent(a()))], gone()]].concat(),
+            (5, 0),
+        ),
+        (
+            "its node is lost, and in the end its pod is told to end",
+            [vec![vec![a()]], deaf(14), vec![vec![told(silent(a()))], gone()]].concat(),
+            (0, 5),
+        ),
+        ("its node is lost until all is over", [vec![vec![a()]], deaf(14)].concat(), (0, 5)),
+    ];
+    for (what, looks, expected) in table {
+        let mut report = report();
+        let mut now = at(1);
+        for pods in &looks {
+            now += SignedDuration::from_secs(5);
+            report.fold(&Observation::Streams(pods), now);
+            // whoever leads next knows the same
+            report = serde_json::from_str(&stored(&report)).unwrap();
+        }
+        report.end(now, Outcome::Completed);
+        let seen = &report.sessions;
+        assert_eq!((seen.left_to_drain, seen.lost), expected, "{what}");
+        assert_eq!((seen.carried(), seen.cut), (expected.0, 0), "{what}: who is lost is never carried");
+        assert_eq!(report.summary("r").sessions_lost, Some(expected.1), "{what}");
+    }
+}
+
+#[test]
+fn a_virt_api_that_went_while_nobody_watched_is_neither_carried_nor_lost() {
+    // what the next leader sees: left to one that ends, lost, not known
+    let table: Vec<(Vec<ApiPod>, (u64, u64, u64))> = vec![
+        (vec![], (0, 0, 5)),
+        (vec![api("a", -9, 5)], (0, 0, 0)),
+        (vec![told(silent(api("a", -9, 5)))], (5, 0, 0)),
+        (vec![lost(1, api("a", -9, 1))], (0, 5, 0)),
+    ];
+    for (pods, expected) in table {
+        let mut report = report();
+        report.fold(&Observation::Streams(&[api("a", -9, 5), api("b", -9, 0)]), at(1));
+        report.resume(at(20));
+        report.fold(&Observation::Streams(&[&pods[..], &[api("b", -9, 0)]].concat()), at(21));
+        let seen = &report.sessions;
+        assert_eq!((seen.left_to_drain, seen.lost, seen.unobserved), expected, "{pods:?}");
+        report.fold(&Observation::Streams(&[api("b", -9, 0)]), at(26));
+        let later = &report.sessions;
+        assert_eq!(later.unobserved, expected.2, "from here on somebody watches: {pods:?}");
+    }
+}
+
+#[test]
+fn a_report_of_an_operator_that_did_not_look_for_lost_ones_is_gone_on_with() {
+    let mut old: serde_json::Value = serde_json::from_str(&stored(&report())).unwrap();
+    old["sessions"] = json!({
+        "openAtStart": 4, "open": 4, "resumed": 2, "resumedWithGap": 0, "cut": 0, "leftToDrain": 1,
+        "apis": {"a": {"open": 4, "resumed": 2, "resumedWithGap": 0, "cut": 0}},
+    });
+    let mut report: UpdateReport = serde_json::from_value(old).unwrap();
+    assert_eq!((report.sessions.longest_gap(), report.sessions.gaps_unknown()), (None, 2));
+    report.resume(at(5));
+    report.fold(&Observation::Streams(&[lost(3, streams("a", -9, (4, 2, 0)))]), at(6));
+    assert_eq!(report.sessions.lost, 0, "it was restarted before");
+    report.fold(&Observation::Streams(&[lost(4, anew(api("a", -9, 0)))]), at(8));
+    assert_eq!((report.sessions.lost, report.sessions.carried()), (4, 3));
+}
+
+#[test]
+fn the_longest_gap_of_a_session_is_one_of_this_update() {
+    let gaps = |count, sum_milliseconds| Gaps { count, sum_milliseconds, within: vec![] };
+    let says = |name: &str, made, resumed, gaps| {
+        let mut pod = streams(name, made, (2, resumed, 0));
+        pod.said = pod.said.map(|said| ApiStreams { gaps, ..said });
+        pod
+    };
+    let mut report = report();
+    let mut look = |pods: &[ApiPod]| {
+        report.fold(&Observation::Streams(pods), at(1));
+        (report.summary("r").longest_session_gap_milliseconds, report.sessions.gaps_unknown())
+    };
+    assert_eq!(look(&[says("a", -9, 3, gaps(3, 70_000))]), (Some(0), 0), "those were before");
+    assert_eq!(look(&[says("a", -9, 4, gaps(4, 70_120))]), (Some(120), 0));
+    assert_eq!(look(&[says("a", -9, 5, gaps(5, 70_150)), says("n", 1, 1, gaps(1, 40))]), (Some(120), 0));
+    assert_eq!(
+        look(&[says("a", -9, 5, gaps(5, 70_150)), says("old", 1, 2, Gaps::default())]),
+        (Some(120), 2),
+        "one doesn't say"
+    );
+}
+
+#[test]
+fn a_virt_api_is_read_from_its_pod() {
+    let read = |deleting: bool, status: serde_json::Value| {
+        let mut object = json!({
+            "metadata": {"name": "p", "creationTimestamp": at(3).to_string()}, "status": {"containerStatuses": [status]},
+        });
+        if deleting {
+            object["metadata"]["deletionTimestamp"] = json!(at(9).to_string());
+        }
+        let pod = ApiPod::of(&serde_json::from_value(object).unwrap()).unwrap();
+        assert_eq!((pod.name.as_str(), pod.made, pod.deleting, pod.said), ("p", at(3), deleting, None));
+        pod.lost_processes
+    };
+    let status = |restarts: u32, state: serde_json::Value, last: serde_json::Value| {
+        json!({
+            "name": "virt-api", "image": "", "imageID": "", "ready": false, "restartCount": restarts,
+            "state": state, "lastState": last,
+        })
+    };
+    let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+    let (runs, waits, none) = (json!({"running": {}}), json!({"waiting": {}}), json!({}));
+    // told to end, restarts, state, the state before: processes that are lost
+    let table = [
+        (false, 0, &waits, &none, 0),
+        (false, 0, &runs, &none, 0),
+        (false, 0, &ended(137), &none, 1),
+        (false, 0, &ended(0), &none, 1),
+        (false, 0, &waits, &ended(137), 1),
+        (false, 1, &runs, &ended(137), 1),
+        (false, 1, &waits, &ended(1), 2),
+        (true, 1, &runs, &ended(137), 1),
+        (true, 0, &ended(0), &none, 0),
+        (true, 0, &ended(137), &none, 1),
+    ];
+    for (deleting, restarts, state, last, expected) in table {
+        let said = format!("{deleting} {restarts} {state} {last}");
+        assert_eq!(read(deleting, status(restarts, state.clone(), last.clone())), expected, "{said}");
+    }
 }
 
 fn moved(uid: &str, ended: Option<i64>, failed: Option<&str>, downtime: Option<u64>) -> Moved {
@@ -230,6 +449,24 @@ fn migrations_count_that_were_in_flight_at_some_time() {
     assert_eq!((seen.in_flight, seen.completed, seen.failed), (0, 2, 1), "each is counted once");
     assert_eq!(seen.longest_downtime_milliseconds, Some(80));
     assert_eq!(seen.failures[0].why, "no room");
+}
+
+#[test]
+fn those_that_are_in_flight_when_all_is_over_were_carried() {
+    let mut report = report();
+    let all = [moved("slow", None, None, None), moved("x", None, None, None), moved("y", None, None, None)];
+    report.fold(&Observation::Migrations(&all), at(1));
+    assert_eq!(report.summary("r").migrations, 3, "while it goes on, too");
+    let all = [
+        moved("slow", None, None, None),
+        moved("x", Some(3), None, Some(80)),
+        moved("y", Some(4), Some("no room"), None),
+    ];
+    report.fold(&Observation::Migrations(&all), at(6));
+    report.end(at(7), Outcome::Completed);
+    let short = report.summary("r");
+    assert_eq!((short.migrations, short.migrations_failed), (3, 1));
+    assert_eq!(report.migrations.in_flight, 1, "the whole one says that it wasn't over");
 }
 
 #[test]
@@ -343,6 +580,7 @@ fn record(started: i64, completed: Option<i64>, failed: Option<&str>) -> UpdateR
         started: at(started),
         completed: completed.map(at),
         failed: failed.map(str::to_owned),
+        superseded_by: None,
         report: None,
     }
 }
@@ -379,6 +617,12 @@ fn a_report_is_due_while_an_update_goes_on_and_on_the_way_back() {
     assert_eq!(due(&failed, &failing(Stage::Settled, OnFailure::Rollback)), None, "it is back");
     assert_eq!(due(&failed, &failing(Stage::Handlers, OnFailure::Pause)), None, "it stays where it is");
     assert_eq!(due(&failed, &moving), None, "that failure is another's");
+    let superseded = UpdateRecord {
+        superseded_by: Some("v0.17.0".into()),
+        ..record(7, Some(50), Some("given up for v0.17.0"))
+    };
+    assert_eq!(due(std::slice::from_ref(&superseded), &settled), None);
+    assert_eq!(due(&[superseded, record(50, None, None)], &moving), Some(at(50)));
 }
 
 #[test]
@@ -399,6 +643,14 @@ fn an_update_ends_as_its_record_says() {
         end(&failed, &failing(Stage::Handlers, OnFailure::Pause)),
         Some((at(50), Outcome::Failed { cause, returned: false }))
     );
+    let superseded = UpdateRecord {
+        superseded_by: Some("v0.19.0".into()),
+        ..record(7, Some(30), Some("given up for v0.19.0"))
+    };
+    let outcome = || Outcome::Superseded { by: "v0.19.0".into() };
+    assert_eq!(end(std::slice::from_ref(&superseded), &moving), Some((at(30), outcome())));
+    assert_eq!(end(&[superseded, record(30, None, None)], &settled), Some((at(30), outcome())));
+    // an operator that keeps no record of it
     let next = UpdateRecord { to: "v0.19.0".into(), ..record(30, None, None) };
     assert_eq!(end(&[next], &moving), Some((at(30), Outcome::Superseded { by: "v0.19.0".into() })));
     assert_eq!(end(&[], &settled), Some((at(100), Outcome::Superseded { by: "v0.18.0".into() })));
@@ -419,11 +671,7 @@ fn a_report_as_it_is_stored() {
     asked(&mut report, &[(0, 10, None), (500, 510, Some("no endpoints")), (1000, 1010, None)]);
     let terms = [term("a", -9000, 2500, true), term("b", 2600, 2600, false)];
     report.fold(&Observation::Terms("virt-controller", &terms), at(9));
-    let present = ["virt-api-x".to_owned()];
-    report.fold(
-        &Observation::Streams { answered: &[streams("virt-api-x", -9, (1, 0, 0))], present: &present },
-        at(9),
-    );
+    report.fold(&Observation::Streams(&[streams("virt-api-x", -9, (1, 0, 0))]), at(9));
     report.fold(&Observation::Migrations(&[moved("m", Some(3), None, Some(80))]), at(9));
     report.end(at(10), Outcome::Completed);
     let value: serde_json::Value = serde_json::from_str(&stored(&report)).unwrap();

@@ -3,31 +3,31 @@
 //! Decides what is issued and when; keys never come here. A leaf is signed by a new CA only when that CA has reached
 //! every trust bundle. Goes on whatever happens to the target: what runs must not run out of certificates.
 
+mod bundle;
+#[cfg(test)]
+mod property;
+#[cfg(test)]
+mod tests;
+pub(crate) mod validity;
+#[cfg(test)]
+mod world;
+
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
-use kubevirt_manifests::Manifest;
+use jiff::Timestamp;
 use kubevirt_manifests::workloads::{OPERATOR_WEBHOOK, VIRT_API, VIRT_CONTROLLER};
-use kubevirt_types::kubevirt::{CertConfig, SelfSigned};
+use kubevirt_types::kubevirt::SelfSigned;
 use kubevirt_types::{ObjectKey, labels};
-use serde_json::json;
 
-use crate::context::{Outcome, View, inject_ca, is_managed, unchanged};
-use crate::drift::{as_manifest, is_subset};
+use crate::context::{Outcome, View};
 use crate::duration;
-use crate::observed::{CaCertificate, Certificate, CertificateContent, Handle};
-use crate::order::{Class, class};
+use crate::observed::{Certificate, CertificateContent, Handle};
 use crate::step::{Precondition, Step, Usage};
 use crate::waiting::WaitingOn;
+use validity::{CA_DURATION, LEAF_DURATION, Validity};
 
-/// How long a CA is valid where the spec doesn't say.
-pub const CA_DURATION: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How long a leaf is valid where the spec doesn't say.
-pub const LEAF_DURATION: SignedDuration = SignedDuration::from_hours(24);
 /// The CA's common name.
 const CA_NAME: &str = "kubevirt.io";
-/// More CAs than this are never trusted at the same time.
-const MAX_BUNDLE: usize = 50;
 
 /// Whose a leaf is.
 enum Identity {
@@ -68,23 +68,6 @@ const LEAVES: [Leaf; 5] = [
     },
 ];
 
-/// How long a certificate is valid, and how long before its end it is renewed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Validity {
-    pub duration: SignedDuration,
-    pub renew_before: SignedDuration,
-}
-
-impl Validity {
-    /// From the spec; 20 % before the end where it doesn't say when.
-    pub fn of(config: Option<&CertConfig>, default: SignedDuration) -> Self {
-        let given = |text: Option<&String>| text.and_then(|text| duration::parse(text));
-        let duration = given(config.and_then(|c| c.duration.as_ref())).unwrap_or(default);
-        let renew_before = given(config.and_then(|c| c.renew_before.as_ref())).unwrap_or(duration / 5);
-        Self { duration, renew_before }
-    }
-}
-
 /// The next step of keeping the certificates.
 pub(crate) fn keep(view: View<'_>) -> Outcome {
     if view.observed.certificates.unread {
@@ -107,16 +90,15 @@ pub(crate) fn keep(view: View<'_>) -> Outcome {
     let Some(current) = current else { return issue_ca(view, secret, ca_validity) };
 
     let mut outcome = Outcome::default();
-    let bundle = wanted_bundle(current, &view.observed.certificates.bundle, view.now);
-    publish(view, &bundle, &mut outcome);
+    let published = bundle::publish(view, current, &mut outcome);
     if !outcome.is_over() {
         return outcome;
     }
-    inject(view, &mut outcome);
+    bundle::inject(view, &mut outcome);
     if !outcome.is_over() {
         return outcome;
     }
-    let spread = spread_at(view, current);
+    let spread = bundle::spread_at(view, published);
     for leaf in &LEAVES {
         keep_leaf(view, leaf, current, leaf_validity, spread, &mut outcome);
     }
@@ -150,66 +132,6 @@ fn precondition(secret: Option<&Certificate>) -> Precondition {
             Precondition::Unchanged { uid: uid.clone(), resource_version: resource_version.clone() }
         }
     }
-}
-
-/// The current CA, and every older one that is still valid: a leaf of it may be in use.
-fn wanted_bundle(
-    current: &CertificateContent,
-    bundle: &[CaCertificate],
-    now: Timestamp,
-) -> Vec<CaCertificate> {
-    let mut wanted = vec![CaCertificate {
-        fingerprint: current.fingerprint.clone(),
-        not_before: current.not_before,
-        not_after: current.not_after,
-        pem: current.pem.clone(),
-    }];
-    let older = bundle.iter().filter(|ca| ca.not_after > now && ca.fingerprint != current.fingerprint);
-    wanted.extend(older.cloned());
-    wanted[1..]
-        .sort_by(|a, b| b.not_before.cmp(&a.not_before).then_with(|| a.fingerprint.cmp(&b.fingerprint)));
-    wanted.truncate(MAX_BUNDLE);
-    wanted
-}
-
-fn publish(view: View<'_>, bundle: &[CaCertificate], outcome: &mut Outcome) {
-    let pem: String = bundle.iter().map(|ca| ca.pem.as_str()).collect();
-    let manifest = Manifest::plain(json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {
-            "name": labels::CONFIGMAP_CA,
-            "namespace": view.namespace(),
-            "labels": {labels::MANAGED_BY: labels::MANAGED_BY_OPERATOR, labels::APP_COMPONENT: "kubevirt"},
-        },
-        "data": {labels::CA_BUNDLE_KEY: pem},
-    }));
-    view.ensure(&manifest, outcome);
-}
-
-/// Writes the bundle into everything that is registered already, whatever release it is of.
-fn inject(view: View<'_>, outcome: &mut Outcome) {
-    let Some(ca) = view.ca_bundle() else { return };
-    let registered = view.observed.objects.iter().filter(|(key, live)| {
-        let trusts =
-            matches!(class(key), Class::ApiWebhook | Class::ApiService) || live.get("webhooks").is_some();
-        trusts && is_managed(live)
-    });
-    for (_, live) in registered {
-        let mut body = as_manifest(live);
-        inject_ca(&mut body, &ca);
-        if !is_subset(&body, live) {
-            outcome
-                .steps
-                .push(Step::Apply { manifest: Manifest::plain(body), precondition: unchanged(live) });
-        }
-    }
-}
-
-/// When every pod will have read the bundle with this CA; none when it has.
-fn spread_at(view: View<'_>, ca: &CertificateContent) -> Option<Timestamp> {
-    let issued = ca.not_before.saturating_add(view.policy.backdating).unwrap_or(ca.not_before);
-    let until = issued.saturating_add(view.policy.ca_spread).ok()?;
-    (until > view.now).then_some(until)
 }
 
 fn keep_leaf(

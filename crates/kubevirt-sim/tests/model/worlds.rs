@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use kubevirt_rollout::{Policy, Precondition, Step, check, status};
 use kubevirt_sim::promise::Promise;
 use kubevirt_sim::small::decisive;
-use kubevirt_sim::{Cluster, Fault, Operator, Planner};
+use kubevirt_sim::{Cluster, Fault, Operator, Planner, timeless};
 use kubevirt_types::kubevirt::KubeVirtStatus;
 use kubevirt_types::{ObjectKey, Release};
 use serde_json::Value;
@@ -263,9 +263,10 @@ impl Worlds {
 
     fn step(&mut self, cluster: &Cluster, step: &Step) -> StepId {
         let body = match step {
-            Step::Apply { manifest, precondition } => {
-                Some((manifest.body.to_string(), matches!(precondition, Precondition::Absent)))
-            }
+            Step::Apply { manifest, precondition } => Some((
+                timeless(manifest.body.clone()).to_string(),
+                matches!(precondition, Precondition::Absent),
+            )),
             _ => None,
         };
         let next = id(self.steps.len());

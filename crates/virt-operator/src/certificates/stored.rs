@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use kubevirt_observe::certificates::certificates;
 use kubevirt_observe::secret::Pair;
 use kubevirt_observe::x509::facts;
+use kubevirt_rollout::observed::{PUBLISHED, Published};
 use kubevirt_types::{ObjectKey, labels};
 use serde_json::{Value, json};
 
@@ -39,6 +40,20 @@ fn a_leaf_names_the_ca_that_signed_it_old_or_new() {
 
     let unknown = certificates(&secrets, None);
     assert_eq!(unknown.leaves["leaf"].content.as_ref().unwrap().signed_by, None);
+}
+
+#[test]
+fn since_when_a_ca_is_in_the_bundle_is_read_as_it_is_written() {
+    let at = |annotation: Value| {
+        let map = json!({"metadata": {"annotations": {PUBLISHED: annotation}}, "data": {}});
+        certificates(&[], Some(&map)).published
+    };
+    let published = Published { fingerprint: "ab".into(), at: Timestamp::constant(86_400, 0) };
+    assert_eq!(at(json!(published.to_string())), Some(published));
+    for other in [json!(null), json!("ab"), json!("ab yesterday"), json!(1)] {
+        assert_eq!(at(other.clone()), None, "{other}");
+    }
+    assert_eq!(certificates(&[], Some(&json!({"data": {}}))).published, None, "written by an older operator");
 }
 
 #[test]

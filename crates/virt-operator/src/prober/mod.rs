@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
-use kubevirt_rollout::report::{ApiStreams, Moved, Observation, Probe, ProbeKind, UpdateReport};
+use kubevirt_rollout::report::{ApiPod, Moved, Observation, Probe, ProbeKind, UpdateReport};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -34,7 +34,7 @@ const MAX_SEEN: usize = 5_000;
 #[derive(Debug)]
 enum Seen {
     Probe(Probe),
-    Streams { answered: Vec<ApiStreams>, present: Vec<String> },
+    Streams(Vec<ApiPod>),
     Migrations(Vec<Moved>),
 }
 
@@ -82,7 +82,7 @@ impl Prober {
         for (at, seen) in self.log.take() {
             let observation = match &seen {
                 Seen::Probe(probe) => Observation::Probe(probe),
-                Seen::Streams { answered, present } => Observation::Streams { answered, present },
+                Seen::Streams(pods) => Observation::Streams(pods),
                 Seen::Migrations(all) => Observation::Migrations(all),
             };
             report.fold(&observation, at);
@@ -95,7 +95,7 @@ impl Prober {
             streams::look(&self.cache, &self.namespace),
             timeout(REQUEST_LIMIT, migrations::list(&self.client)),
         );
-        self.log.note(streams);
+        self.log.note(Seen::Streams(streams));
         if let Ok(Ok(all)) = migrations {
             self.log.note(Seen::Migrations(all));
         }
@@ -137,7 +137,7 @@ async fn probe(kind: ProbeKind, client: Client, namespace: String) -> Probe {
 
 async fn keep_counting(cache: Cache, namespace: String, log: Log) {
     loop {
-        log.note(streams::look(&cache, &namespace).await);
+        log.note(Seen::Streams(streams::look(&cache, &namespace).await));
         sleep(STREAMS_PACE).await;
     }
 }

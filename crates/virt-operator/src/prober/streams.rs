@@ -1,22 +1,22 @@
 //! What the virt-apis count of their streams: their own metrics, from pod to pod.
+//!
+//! It asks and reads; what it means that one says nothing, or is there no more, is `kubevirt_rollout::report`'s.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use http::Request;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Config};
 use kubevirt_observe::Source;
 use kubevirt_observe::kinds::{CONFIG_MAP, POD};
 use kubevirt_observe::x509::bundle_der;
-use kubevirt_rollout::report::ApiStreams;
+use kubevirt_rollout::report::{ApiPod, ApiStreams};
 use kubevirt_types::{ObjectKey, labels};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::Seen;
 use crate::cache::Cache;
 
 /// A virt-api that has closed its listener refuses at once; one whose node is lost never answers.
@@ -26,45 +26,37 @@ const VIRT_API: &str = "virt-api";
 /// Where it listens.
 const PORT: u16 = 8443;
 
-/// A virt-api's pod.
+/// A virt-api's pod, and where it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ApiPod {
-    name: String,
+struct Asked {
+    pod: ApiPod,
     address: Option<String>,
-    made: Timestamp,
-    deleting: bool,
 }
 
-/// Asks every virt-api once. One that is being deleted and doesn't answer listens no more.
-pub async fn look(cache: &Cache, namespace: &str) -> Seen {
+/// Asks every virt-api once.
+pub async fn look(cache: &Cache, namespace: &str) -> Vec<ApiPod> {
     let bundle = cache.get(&ObjectKey::namespaced("v1", CONFIG_MAP, namespace, labels::CONFIGMAP_CA));
     let trusted = bundle.as_ref().and_then(|bundle| bundle["data"][labels::CA_BUNDLE_KEY].as_str());
     let trusted = bundle_der(trusted.unwrap_or_default());
-    let pods: Vec<ApiPod> = cache.of_kind(POD).iter().filter_map(api_pod).collect();
-    let said = join_all(pods.iter().map(async |pod| {
-        let text = timeout(LIMIT, metrics(pod.address.as_deref()?, &trusted, namespace)).await;
-        Some(count(pod, &text.ok()??))
-    }))
-    .await;
-    seen(&pods, said)
+    let asked = cache.of_kind(POD).iter().filter_map(api_pod).collect::<Vec<_>>();
+    let look = async |Asked { pod, address }| {
+        let said = said(address.as_deref(), &trusted, namespace).await;
+        ApiPod { said, ..pod }
+    };
+    join_all(asked.into_iter().map(look)).await
 }
 
-fn seen(pods: &[ApiPod], said: Vec<Option<ApiStreams>>) -> Seen {
-    let listens = |(pod, said): &(&ApiPod, &Option<ApiStreams>)| said.is_some() || !pod.deleting;
-    let present = pods.iter().zip(&said).filter(listens).map(|(pod, _)| pod.name.clone()).collect();
-    Seen::Streams { answered: said.into_iter().flatten().collect(), present }
-}
-
-fn api_pod(object: &Value) -> Option<ApiPod> {
+fn api_pod(object: &Value) -> Option<Asked> {
     let pod = Pod::deserialize(object).ok()?;
     let label = pod.metadata.labels.as_ref()?.get(labels::APP)?;
     (label == VIRT_API).then_some(())?;
-    Some(ApiPod {
-        name: pod.metadata.name?,
-        address: pod.status.and_then(|status| status.pod_ip),
-        made: pod.metadata.creation_timestamp?.0,
-        deleting: pod.metadata.deletion_timestamp.is_some(),
-    })
+    Some(Asked { pod: ApiPod::of(&pod)?, address: pod.status.and_then(|status| status.pod_ip) })
+}
+
+/// What one says, if it answers in time.
+async fn said(address: Option<&str>, trusted: &[Vec<u8>], namespace: &str) -> Option<ApiStreams> {
+    let text = timeout(LIMIT, metrics(address?, trusted, namespace)).await;
+    text.ok()?.map(|text| count(&text))
 }
 
 /// A pod's metrics, from one that shows a certificate of virt-api's.
@@ -81,11 +73,15 @@ async fn metrics(address: &str, trusted: &[Vec<u8>], namespace: &str) -> Option<
 }
 
 /// What the metrics say of streams. What one of them doesn't name has not happened.
-fn count(pod: &ApiPod, metrics: &str) -> ApiStreams {
-    let mut streams = ApiStreams { pod: pod.name.clone(), made: pod.made, ..ApiStreams::default() };
+fn count(metrics: &str) -> ApiStreams {
+    let mut streams = ApiStreams::default();
     for line in metrics.lines() {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        if name == "kubevirt_virt_api_stream_gap_seconds_sum" {
+            streams.gaps.sum_milliseconds += milliseconds(value).unwrap_or(0);
+            continue;
+        }
         let Some(value) = whole(value) else { continue };
         match name {
             "kubevirt_console_active_connections" | "kubevirt_vnc_active_connections" => {
@@ -100,6 +96,14 @@ fn count(pod: &ApiPod, metrics: &str) -> ApiStreams {
             "kubevirt_virt_api_stream_resumes_total" if labels.contains("outcome=\"ended\"") => {
                 streams.cut += value;
             }
+            "kubevirt_virt_api_requests_total" => streams.requests += value,
+            "kubevirt_virt_api_stream_gap_seconds_count" => streams.gaps.count += value,
+            "kubevirt_virt_api_stream_gap_seconds_bucket" => {
+                // all of them are within `+Inf`, which bounds nothing
+                if let Some(bound) = label(labels, "le").and_then(milliseconds) {
+                    streams.gaps.add_within(bound, value);
+                }
+            }
             _ => {}
         }
     }
@@ -111,14 +115,23 @@ fn whole(value: &str) -> Option<u64> {
     value.strip_suffix(".0").unwrap_or(value).parse().ok()
 }
 
+/// Seconds as Prometheus writes them.
+fn milliseconds(seconds: &str) -> Option<u64> {
+    let length = Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
+    u64::try_from(length.as_micros().div_ceil(1000)).ok()
+}
+
+/// A label's value, in what stands between a series' braces.
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let mut all = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+    all.find(|(key, _)| *key == name).map(|(_, value)| value.trim_matches('"'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubevirt_rollout::report::Within;
     use serde_json::json;
-
-    fn a_pod(name: &str, deleting: bool) -> ApiPod {
-        ApiPod { name: name.into(), address: None, made: Timestamp::UNIX_EPOCH, deleting }
-    }
 
     #[test]
     fn streams_are_counted_over_instances_and_kinds() {
@@ -128,23 +141,36 @@ kubevirt_console_active_connections{namespace="a",vmi="x"} 2
 kubevirt_console_active_connections{namespace="a",vmi="y"} 1
 kubevirt_vnc_active_connections{namespace="a",vmi="x"} 1
 kubevirt_portforward_active_tunnels{namespace="a",vmi="x"} 7
+kubevirt_virt_api_requests_total{code="200",method="GET",path="/metrics"} 40
+kubevirt_virt_api_requests_total{code="404",method="GET",path="/x"} 2
 kubevirt_virt_api_stream_resumes_total{outcome="ended",stream="console"} 1
 kubevirt_virt_api_stream_resumes_total{outcome="seamless",stream="console"} 5
 kubevirt_virt_api_stream_resumes_total{outcome="with_gap",stream="console"} 2
 "#;
-        let streams = count(&a_pod("p", false), metrics);
+        let streams = count(metrics);
         let numbers = (streams.open, streams.resumed, streams.resumed_with_gap, streams.cut);
-        assert_eq!((numbers, streams.pod.as_str()), ((4, 5, 2, 1), "p"));
+        assert_eq!((numbers, streams.requests), ((4, 5, 2, 1), 42));
+        assert!(streams.gaps.is_empty(), "an older virt-api doesn't say");
     }
 
     #[test]
-    fn only_a_pod_that_ends_and_is_silent_listens_no_more() {
-        let pods = [a_pod("well", false), a_pod("silent", false), a_pod("ending", true), a_pod("gone", true)];
-        let answer = || Some(ApiStreams::default());
-        let Seen::Streams { answered, present } = seen(&pods, vec![answer(), None, answer(), None]) else {
-            panic!("streams were looked at")
-        };
-        assert_eq!((answered.len(), present), (2, vec!["well".into(), "silent".into(), "ending".into()]));
+    fn gaps_are_read_from_the_histogram() {
+        let metrics = r#"# TYPE kubevirt_virt_api_stream_gap_seconds histogram
+kubevirt_virt_api_stream_gap_seconds_bucket{stream="console",le="0.025"} 0
+kubevirt_virt_api_stream_gap_seconds_bucket{stream="console",le="0.5"} 3
+kubevirt_virt_api_stream_gap_seconds_bucket{stream="console",le="+Inf"} 4
+kubevirt_virt_api_stream_gap_seconds_sum{stream="console"} 1.2345
+kubevirt_virt_api_stream_gap_seconds_count{stream="console"} 4
+kubevirt_virt_api_stream_gap_seconds_bucket{stream="vnc",le="0.025"} 1
+kubevirt_virt_api_stream_gap_seconds_bucket{stream="vnc",le="0.5"} 1
+kubevirt_virt_api_stream_gap_seconds_bucket{stream="vnc",le="+Inf"} 1
+kubevirt_virt_api_stream_gap_seconds_sum{stream="vnc"} 0.02
+kubevirt_virt_api_stream_gap_seconds_count{stream="vnc"} 1
+"#;
+        let gaps = count(metrics).gaps;
+        assert_eq!((gaps.count, gaps.sum_milliseconds), (5, 1235 + 20));
+        let within = [(25, 1), (500, 4)].map(|(milliseconds, count)| Within { milliseconds, count });
+        assert_eq!(gaps.within, within);
     }
 
     #[test]

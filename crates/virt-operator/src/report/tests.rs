@@ -115,6 +115,7 @@ fn record(started: i64, completed: Option<i64>) -> UpdateRecord {
         started: at(started),
         completed: completed.map(at),
         failed: None,
+        superseded_by: None,
         report: None,
     }
 }
@@ -273,9 +274,30 @@ async fn another_target_ends_the_report_and_begins_its_own() {
     let mut reporter = reporter(&server);
     round(&mut reporter, &[record(0, None)], Stage::Handlers, 1).await;
     let other = UpdateRecord { to: "v0.19.0".into(), ..record(10, None) };
-    let said = round(&mut reporter, &[other], Stage::Handlers, 11).await.unwrap();
-    assert_eq!(said.config_map, name_of(at(10)));
+    let superseded = UpdateRecord {
+        failed: Some("given up for v0.19.0".into()),
+        superseded_by: Some("v0.19.0".into()),
+        ..record(0, Some(10))
+    };
+    let observed = world(vec![superseded, other]);
+    let mut status = observed.kubevirt.as_ref().unwrap().status.clone().unwrap();
+    reporter.round(&observed, &plan(Stage::Handlers), &mut status, at(11)).await;
+    let said: Vec<_> = status.history.into_iter().map(|record| record.report.unwrap()).collect();
+    assert_eq!([&said[0].config_map, &said[1].config_map], [&name_of(at(0)), &name_of(at(10))]);
+    assert_eq!(said[0].seconds, 10, "each leaves one in the status");
     let [first, second] = &kept(&server)[..] else { panic!("two reports") };
     assert_eq!(first.outcome, Some(Outcome::Superseded { by: "v0.19.0".into() }));
     assert_eq!((first.ended, second.ended), (Some(at(10)), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_whose_record_an_older_operator_dropped_ends_too() {
+    let server = Server::default();
+    let mut reporter = reporter(&server);
+    round(&mut reporter, &[record(0, None)], Stage::Handlers, 1).await;
+    let other = UpdateRecord { to: "v0.19.0".into(), ..record(10, None) };
+    let said = round(&mut reporter, &[other], Stage::Handlers, 11).await.unwrap();
+    assert_eq!(said.config_map, name_of(at(10)));
+    let [first, _] = &kept(&server)[..] else { panic!("two reports") };
+    assert_eq!(first.outcome, Some(Outcome::Superseded { by: "v0.19.0".into() }));
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use kubevirt_rollout::report::{Component, Outcome, ProbeKind, Times, UpdateReport};
+use kubevirt_rollout::report::{Component, Outcome, ProbeKind, Sessions, Times, UpdateReport};
 
 use super::progress::COMPONENTS;
 
@@ -154,15 +154,33 @@ fn leaders(text: &mut String, report: &UpdateReport) {
 fn sessions(report: &UpdateReport) -> String {
     let seen = &report.sessions;
     let Some(open) = seen.open_at_start else { return "no virt-api has said".to_owned() };
+    let unobserved = match seen.unobserved {
+        0 => String::new(),
+        many => format!(", {many} on a virt-api that went while nobody watched"),
+    };
     format!(
         "{open} open when it began; carried {} times ({} resumed, {} with bytes missing, {} left to a virt-api that \
-         ends); {} cut",
+         ends), {}; {} cut, {} lost with their virt-api{unobserved}",
         seen.carried(),
         seen.resumed,
         seen.resumed_with_gap,
         seen.left_to_drain,
-        seen.cut
+        longest_gap(seen),
+        seen.cut,
+        seen.lost,
     )
+}
+
+/// How long a session that went on had no virt-handler, and of how many that isn't known.
+fn longest_gap(seen: &Sessions) -> String {
+    let unknown = match seen.gaps_unknown() {
+        0 => String::new(),
+        many => format!(" ({many} not known)"),
+    };
+    match seen.longest_gap() {
+        Some(longest) => format!("longest gap {}{unknown}", length(longest)),
+        None => "longest gap not known".to_owned(),
+    }
 }
 
 fn migrations(report: &UpdateReport) -> String {
@@ -171,7 +189,11 @@ fn migrations(report: &UpdateReport) -> String {
         .longest_downtime_milliseconds
         .map(|longest| format!(", no guest stood longer than {}", length(longest)))
         .unwrap_or_default();
-    let going = if seen.in_flight > 0 { format!(", {} in flight", seen.in_flight) } else { String::new() };
+    let going = match (seen.in_flight, report.ended) {
+        (0, _) => String::new(),
+        (many, None) => format!(", {many} in flight"),
+        (many, Some(_)) => format!(", {many} carried on when it ended"),
+    };
     format!("{} completed, {} failed{going}{downtime}", seen.completed, seen.failed)
 }
 
@@ -247,7 +269,8 @@ mod tests {
                 "virt-operator": {"handovers": 0, "longestGapMilliseconds": 0},
             },
             "sessions": {
-                "openAtStart": 4, "open": 1, "resumed": 4, "resumedWithGap": 1, "cut": 0, "leftToDrain": 3,
+                "openAtStart": 4, "open": 1, "resumed": 4, "resumedWithGap": 1, "cut": 0, "leftToDrain": 3, "lost": 2,
+                "longestGapMilliseconds": 250, "gapsKnown": 5,
             },
             "migrations": {
                 "inFlight": 1, "completed": 3, "failed": 1, "longestDowntimeMilliseconds": 80,
@@ -283,8 +306,8 @@ Nobody watched for 1500 ms: 2026-11-23T10:00:30Z to 2026-11-23T10:00:31Z
 
 Leader     virt-controller handed over 2 times, at most 110 ms without one
 Leader     virt-operator kept the lead
-Sessions   4 open when it began; carried 8 times (4 resumed, 1 with bytes missing, 3 left to a virt-api that ends); 0 cut
-Migrations 3 completed, 1 failed, 1 in flight, no guest stood longer than 80 ms
+Sessions   4 open when it began; carried 8 times (4 resumed, 1 with bytes missing, 3 left to a virt-api that ends), longest gap 250 ms; 0 cut, 2 lost with their virt-api
+Migrations 3 completed, 1 failed, 1 carried on when it ended, no guest stood longer than 80 ms
   2026-11-23T10:00:12Z ns/m: no room";
         assert_eq!(text("r", &report()), expected);
     }
@@ -304,5 +327,35 @@ Migrations 3 completed, 1 failed, 1 in flight, no guest stood longer than 80 ms
         ] {
             assert_eq!(outcome(&UpdateReport { outcome: ended, ..report() }), expected);
         }
+    }
+
+    #[test]
+    fn what_is_not_known_of_sessions_is_said() {
+        let with = |change: &dyn Fn(&mut Sessions)| {
+            let mut report = report();
+            report.sessions = Sessions { open_at_start: Some(4), ..Sessions::default() };
+            change(&mut report.sessions);
+            let text = sessions(&report);
+            text.split_once("), ").unwrap().1.to_owned()
+        };
+        type Change = dyn Fn(&mut Sessions);
+        let table: [(&Change, &str); 3] = [
+            (&|_| {}, "longest gap 0 ms; 0 cut, 0 lost with their virt-api"),
+            (&|seen| seen.resumed = 3, "longest gap not known; 0 cut, 0 lost with their virt-api"),
+            (
+                &|seen| {
+                    (seen.resumed, seen.gaps_known, seen.longest_gap_milliseconds) = (3, 2, 90);
+                    seen.unobserved = 1;
+                },
+                "longest gap 90 ms (1 not known); 0 cut, 0 lost with their virt-api, 1 on a virt-api that went while \
+                 nobody watched",
+            ),
+        ];
+        for (change, expected) in table {
+            assert_eq!(with(change), expected);
+        }
+        let mut going_on = report();
+        going_on.ended = None;
+        assert!(migrations(&going_on).contains("1 in flight"));
     }
 }
