@@ -237,6 +237,8 @@ impl Probes {
         for tally in tallies.values_mut() {
             tally.last_success_ago_ms =
                 tally.last_success.map(|last| ended.saturating_duration_since(last).as_millis() as u64);
+            // A gap that hadn't ended is one, too.
+            tally.longest_gap_ms = tally.longest_gap_ms.max(tally.last_success_ago_ms.unwrap_or_default());
         }
         Ok(tallies)
     }

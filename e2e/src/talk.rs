@@ -1,4 +1,5 @@
 //! Somebody at a console all the time: hears every tick, types a numbered line twice a second, and hears its echo.
+//! Also hears what the guest says of lines that somebody else types at its screen.
 //!
 //! Once with a plain client, which knows nothing of resuming, and once with virtctl.
 
@@ -28,6 +29,8 @@ const LAST_ECHO: Duration = Duration::from_secs(30);
 const HEARS_LIMIT: Duration = Duration::from_secs(180);
 /// How the guest's answer to a line begins.
 const ECHO: &str = "echo: line ";
+/// How its answer to a line typed at its screen begins.
+const ON_SCREEN: &str = "screen: ";
 
 /// With what one sits at the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Talked {
     pub typed: u64,
     /// How often each was echoed, and whether one came before its turn.
     pub echoes: Echoes,
+    /// The same of what somebody typed at the screen.
+    pub on_screen: Echoes,
     /// Connections that ended before they were told to; an attempt that fails isn't one.
     pub cut: u32,
     /// Why they did, and why attempts failed, in this order.
@@ -70,15 +75,16 @@ impl Echoes {
     }
 
     /// Bytes of the lines up to `typed` that never came, and of those that came again or out of order.
-    pub fn amiss(&self, typed: u64) -> (u64, u64) {
-        let bytes = |line: &u64| typed_line(*line).len() as u64;
-        let lost = (1..=typed).filter(|line| !self.heard.contains_key(line)).map(|line| bytes(&line)).sum();
-        let again: u64 = self.heard.iter().map(|(line, times)| (times - 1) * bytes(line)).sum();
+    pub fn amiss(&self, typed: u64, line: impl Fn(u64) -> String) -> (u64, u64) {
+        let bytes = |number: u64| line(number).len() as u64;
+        let lost = (1..=typed).filter(|line| !self.heard.contains_key(line)).map(bytes).sum();
+        let again: u64 = self.heard.iter().map(|(line, times)| (times - 1) * bytes(*line)).sum();
         (lost, again + self.disordered)
     }
 }
 
-fn typed_line(number: u64) -> String {
+/// What is typed at a console.
+pub fn typed_line(number: u64) -> String {
     format!("line {number}\n")
 }
 
@@ -88,17 +94,32 @@ pub struct Talk {
     pub with: With,
     stop: watch::Sender<bool>,
     heard: watch::Receiver<u64>,
+    on_screen: watch::Receiver<u64>,
     task: JoinHandle<Talked>,
+}
+
+/// What those who wait are told.
+struct Tell {
+    /// How many ticks were heard.
+    ticks: watch::Sender<u64>,
+    /// The last line that the guest got from its screen's keyboard.
+    on_screen: watch::Sender<u64>,
 }
 
 impl Talk {
     /// Sits down at a console.
     pub fn start(client: &Client, namespace: &str, vmi: &str, with: With) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let (hears, heard) = watch::channel(0);
+        let (ticks, heard) = watch::channel(0);
+        let (tell_screen, on_screen) = watch::channel(0);
         let place = Place { client: client.clone(), namespace: namespace.into(), vmi: vmi.into(), with };
-        let task = tokio::spawn(talk(place, stopped, hears));
-        Self { vmi: vmi.to_owned(), with, stop, heard, task }
+        let task = tokio::spawn(talk(place, stopped, Tell { ticks, on_screen: tell_screen }));
+        Self { vmi: vmi.to_owned(), with, stop, heard, on_screen, task }
+    }
+
+    /// The last line that the guest got from its screen's keyboard: for who types there.
+    pub fn on_screen(&self) -> watch::Receiver<u64> {
+        self.on_screen.clone()
     }
 
     /// Waits until so many ticks more are heard.
@@ -239,7 +260,7 @@ impl Seat {
     }
 }
 
-async fn talk(place: Place, mut stopped: watch::Receiver<bool>, hears: watch::Sender<u64>) -> Talked {
+async fn talk(place: Place, mut stopped: watch::Receiver<bool>, tell: Tell) -> Talked {
     let mut talked = Talked::default();
     while !*stopped.borrow() {
         let seat = tokio::select! {
@@ -247,7 +268,7 @@ async fn talk(place: Place, mut stopped: watch::Receiver<bool>, hears: watch::Se
             _ = stopped.changed() => break,
         };
         let cause = match seat {
-            Ok(seat) => match sit(seat, &mut talked, &mut stopped, &hears).await {
+            Ok(seat) => match sit(seat, &mut talked, &mut stopped, &tell).await {
                 Some(cause) => {
                     talked.cut += 1;
                     cause
@@ -267,7 +288,7 @@ async fn sit(
     mut seat: Seat,
     talked: &mut Talked,
     stopped: &mut watch::Receiver<bool>,
-    hears: &watch::Sender<u64>,
+    tell: &Tell,
 ) -> Option<String> {
     let mut lines = Lines::default();
     let mut pace = interval(PACE);
@@ -284,7 +305,8 @@ async fn sit(
                     for line in lines.feed(&bytes) {
                         talked.hear(&line);
                     }
-                    hears.send_replace(talked.ticks.len() as u64);
+                    tell.ticks.send_replace(talked.ticks.len() as u64);
+                    tell.on_screen.send_replace(talked.on_screen.last);
                 }
                 Some(Heard::Resumed) => talked.resumed += 1,
                 Some(Heard::Ended(cause)) => return Some(cause),
@@ -309,14 +331,16 @@ impl Talked {
         if let Some((number, uptime)) = tick(line) {
             let (arrived, connection) = (Instant::now(), self.cut);
             self.ticks.push(Tick { number, uptime, arrived, connection });
-        } else if let Some(echo) = echo(line) {
+        } else if let Some(echo) = echo(line, ECHO) {
             self.echoes.hear(echo);
+        } else if let Some(echo) = echo(line, ON_SCREEN) {
+            self.on_screen.hear(echo);
         }
     }
 }
 
-fn echo(line: &[u8]) -> Option<u64> {
-    std::str::from_utf8(line).ok()?.trim().strip_prefix(ECHO)?.parse().ok()
+fn echo(line: &[u8], beginning: &str) -> Option<u64> {
+    std::str::from_utf8(line).ok()?.trim().strip_prefix(beginning)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -329,10 +353,17 @@ mod tests {
         for line in ["tick 1 0.50\r", "echo: line 1\r", "echo: line x\r", "echo: line 3\r"] {
             talked.hear(line.as_bytes());
         }
-        assert_eq!((talked.ticks.len(), talked.echoes.amiss(3)), (1, (7, 0)), "line 2 is lost");
+        let amiss = |talked: &Talked| talked.echoes.amiss(3, typed_line);
+        assert_eq!((talked.ticks.len(), amiss(&talked)), (1, (7, 0)), "line 2 is lost");
         talked.hear(b"echo: line 2\r");
-        assert_eq!(talked.echoes.amiss(3), (0, 1), "and came late");
+        assert_eq!(amiss(&talked), (0, 1), "and came late");
         talked.hear(b"echo: line 3\r");
-        assert_eq!(talked.echoes.amiss(3), (0, 8), "and another came twice");
+        assert_eq!(amiss(&talked), (0, 8), "and another came twice");
+        talked.hear(b"screen: 2\r");
+        assert_eq!(
+            talked.on_screen.amiss(2, |line| format!("{line}\n")),
+            (2, 0),
+            "at the screen the first is lost"
+        );
     }
 }

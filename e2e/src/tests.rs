@@ -14,6 +14,7 @@ mod node_lost;
 mod ports;
 mod refusals;
 mod stored_versions;
+mod two_nodes;
 mod update;
 
 use crate::suite::{Test, test};
@@ -62,8 +63,10 @@ pub fn all() -> Vec<Test> {
         test!("update", core: true, update::rollback),
         test!("update", core: true, update::back_in_the_middle),
         test!("update", core: true, update::by_operator_manifest),
+        test!("update", core: false, two_nodes::there_and_back),
         test!("update-core", core: true, chaos::core),
         test!("update", core: false, chaos::isolated),
+        test!("update", core: false, chaos::frozen),
         test!("update", core: false, chaos::resumed_by_virtctl),
         test!("update", core: false, chaos::slow_readers),
         test!("update", core: false, chaos::all),

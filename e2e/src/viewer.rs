@@ -1,5 +1,5 @@
 //! Somebody at a screen all the time: a plain VNC client (RFC 6143) that asks for a part of the picture again and again,
-//! presses a key that changes nothing, and takes every byte that isn't well-formed for the end of the session.
+//! types numbered lines, and takes every byte that isn't well-formed for the end of the session.
 //!
 //! Once at virt-api itself, and once at the port that `virtctl vnc --proxy-only` opens.
 
@@ -31,8 +31,11 @@ const PACE: Duration = Duration::from_millis(500);
 const PICTURE_LIMIT: Duration = Duration::from_secs(90);
 /// The corner that is looked at, in pixels.
 const CORNER: (u16, u16) = (160, 64);
-/// The left shift key.
-const SHIFT: u32 = 0xffe1;
+/// The key that ends a line.
+const RETURN: u32 = 0xff0d;
+/// What was typed is answered within this time, or never. A keyboard keeps a few keys for a guest that doesn't read them, so the
+/// next line waits for the answer to the last.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Encodings that it knows: raw, and a new size of the screen.
 const ENCODINGS: [i32; 2] = [0, -223];
 
@@ -48,25 +51,38 @@ pub struct Viewed {
     pub causes: Vec<String>,
     /// How often virtctl resumed by itself.
     pub resumed: u32,
+    /// Lines that were typed: 1, 2, 3...
+    pub typed: u64,
+}
+
+/// What is typed at a screen.
+pub fn typed_line(number: u64) -> String {
+    format!("{number}\n")
 }
 
 /// One that looks until it is finished.
 pub struct Viewer {
     pub vmi: String,
-    pub with: With,
     stop: watch::Sender<bool>,
     seen: watch::Receiver<u64>,
     task: JoinHandle<Viewed>,
 }
 
 impl Viewer {
-    /// Sits down at a screen.
-    pub fn start(client: &Client, namespace: &str, vmi: &str, with: With) -> Self {
+    /// Sits down at a screen. `answered` is the last line that the guest got from its keyboard, as it says on its console.
+    pub fn start(
+        client: &Client,
+        namespace: &str,
+        vmi: &str,
+        with: With,
+        answered: watch::Receiver<u64>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (sees, seen) = watch::channel(0);
         let place = Place { client: client.clone(), namespace: namespace.into(), vmi: vmi.into(), with };
-        let task = tokio::spawn(view(place, stopped, sees));
-        Self { vmi: vmi.to_owned(), with, stop, seen, task }
+        let keyboard = Keyboard { typed: 0, at: Instant::now(), answered };
+        let task = tokio::spawn(view(place, stopped, sees, keyboard));
+        Self { vmi: vmi.to_owned(), stop, seen, task }
     }
 
     /// Waits for so many pictures more.
@@ -81,7 +97,7 @@ impl Viewer {
             .context("nobody looks any more")
     }
 
-    /// Ends it and returns what it saw.
+    /// Types no more, waits for the last answer, and returns what it saw.
     ///
     /// # Errors
     /// When the task broke.
@@ -91,39 +107,83 @@ impl Viewer {
     }
 }
 
-async fn view(place: Place, mut stopped: watch::Receiver<bool>, sees: watch::Sender<u64>) -> Viewed {
+/// What was typed, in all sessions.
+struct Keyboard {
+    typed: u64,
+    /// When the last line was.
+    at: Instant,
+    answered: watch::Receiver<u64>,
+}
+
+impl Keyboard {
+    /// Whether the last line may still be answered.
+    fn waits(&self) -> bool {
+        *self.answered.borrow() < self.typed && self.at.elapsed() < ANSWER_LIMIT
+    }
+
+    /// The keys of the next line, if it is time for it.
+    fn next(&mut self) -> Vec<u8> {
+        if self.waits() {
+            return Vec::new();
+        }
+        self.typed += 1;
+        self.at = Instant::now();
+        let keys = typed_line(self.typed);
+        let keys = keys.chars().map(|key| if key == '\n' { RETURN } else { u32::from(key) });
+        keys.flat_map(|key| [1, 0].map(|down| (down, key)))
+            .flat_map(|(down, key)| [[4, down, 0, 0], key.to_be_bytes()].concat())
+            .collect()
+    }
+}
+
+async fn view(
+    place: Place,
+    mut stopped: watch::Receiver<bool>,
+    sees: watch::Sender<u64>,
+    mut keyboard: Keyboard,
+) -> Viewed {
     let mut viewed = Viewed::default();
     let resumed = Arc::default();
     while !*stopped.borrow() {
-        let outcome = tokio::select! {
-            outcome = async {
-                match Line::open(&place, &resumed).await {
-                    Ok(line) => {
-                        let end = look(line, &mut viewed, &sees).await;
-                        viewed.cut += 1;
-                        end
-                    }
-                    Err(error) => Err(error.context("attach")),
-                }
-            } => outcome,
+        let line = tokio::select! {
+            line = Line::open(&place, &resumed) => line,
             _ = stopped.changed() => break,
         };
-        if let Err(error) = outcome {
-            viewed.causes.push(format!("{}: {error:#}", jiff::Timestamp::now()));
-        }
+        let cause = match line {
+            Ok(line) => match look(line, &mut viewed, &sees, &mut keyboard, &stopped).await {
+                Ok(()) => break,
+                Err(error) => {
+                    viewed.cut += 1;
+                    error
+                }
+            },
+            Err(error) => error.context("attach"),
+        };
+        viewed.causes.push(format!("{}: {cause:#}", jiff::Timestamp::now()));
         tokio::time::sleep(PACE).await;
     }
     viewed.resumed = resumed.load(Ordering::Relaxed);
+    viewed.typed = keyboard.typed;
     viewed
 }
 
-/// One session to its end, which is always an error.
-async fn look(line: Line, viewed: &mut Viewed, sees: &watch::Sender<u64>) -> anyhow::Result<()> {
+/// One session until it was told to stop; its end is an error.
+async fn look(
+    line: Line,
+    viewed: &mut Viewed,
+    sees: &watch::Sender<u64>,
+    keyboard: &mut Keyboard,
+    stopped: &watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let mut screen = Screen { line, bytes: Vec::new(), size: (0, 0) };
     screen.shake_hands().await?;
     let mut last: Option<Instant> = None;
     loop {
-        timeout(PICTURE_LIMIT, screen.corner()).await.context("no picture")??;
+        if *stopped.borrow() && !keyboard.waits() {
+            return Ok(());
+        }
+        let keys = if *stopped.borrow() { Vec::new() } else { keyboard.next() };
+        timeout(PICTURE_LIMIT, screen.corner(keys)).await.context("no picture")??;
         let now = Instant::now();
         if let Some(last) = last {
             viewed.longest_gap_ms = viewed.longest_gap_ms.max(now.duration_since(last).as_millis() as u64);
@@ -262,12 +322,10 @@ impl Screen {
         self.say(encodings).await
     }
 
-    /// Asks for the corner, and reads until a picture has come that shows any of it.
-    async fn corner(&mut self) -> anyhow::Result<()> {
-        for down in [1, 0] {
-            let mut key = vec![4, down, 0, 0];
-            key.extend(SHIFT.to_be_bytes());
-            self.say(key).await?;
+    /// Presses keys, asks for the corner, and reads until a picture has come that shows any of it.
+    async fn corner(&mut self, keys: Vec<u8>) -> anyhow::Result<()> {
+        if !keys.is_empty() {
+            self.say(keys).await?;
         }
         let mut request = vec![3, 0, 0, 0, 0, 0];
         request.extend(CORNER.0.to_be_bytes());

@@ -14,15 +14,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
 use kubevirt_types::Release;
 
 use crate::product::Product;
 use crate::suite::Context;
-use blows::Blow;
+use crate::vm::schedulable_nodes;
+use blows::{Blow, Struck};
 use load::{Guests, Size};
+use report::Outside;
 use row::{Demand, Row};
 
-pub use leader::isolated;
+pub use leader::{frozen, isolated};
 pub use sessions::resumed_by_virtctl;
 pub use slow::slow_readers;
 
@@ -59,6 +62,17 @@ impl Way {
         }
     }
 
+    /// The updates that it is made of.
+    fn roads(self) -> Vec<(Release, Release)> {
+        let (there, back) = ((OLD, NEW), (NEW, OLD));
+        match self {
+            Self::Tag | Self::Manifest => vec![there],
+            Self::Rollback => vec![back],
+            Self::ThereBackThere => vec![there.clone(), back, there],
+            Self::Rotation => vec![],
+        }
+    }
+
     async fn go(self, product: &Product) -> anyhow::Result<()> {
         let by_tag = async |release: &Release| {
             product.set_tag(&release.to_string()).await?;
@@ -77,7 +91,7 @@ impl Way {
             }
             Self::Rotation => {
                 let before = rotation::pods(product).await?;
-                println!("    {}", rotation::rotate(product, "140h0m0s", "22h0m0s").await?);
+                println!("    {}", rotation::rotate(product, "140h0m0s", "22h0m0s").await?.what);
                 let after = rotation::pods(product).await?;
                 ensure!(before == after, "a rotation has changed the pods: {before:?} became {after:?}");
                 Ok(())
@@ -172,40 +186,52 @@ async fn run(context: &Context, scenarios: &[Scenario], size: Size) -> anyhow::R
 }
 
 async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow::Result<Row> {
-    let load = guests.at_work().await?;
     let to = scenario.way.ends_at();
     let over = AtomicBool::new(false);
-    let begun = Instant::now();
     let update = async {
+        tokio::time::sleep(scenario.blow.head_start()).await;
+        let load = guests.at_work().await?;
+        let begun = (Instant::now(), Timestamp::now());
         let outcome = scenario.way.go(product).await;
         over.store(true, Ordering::Relaxed);
-        (outcome, begun.elapsed().as_secs_f64(), load.in_flight().await)
+        let lasted = (begun.0.elapsed().as_secs_f64(), begun.1..=Timestamp::now());
+        let still = load.in_flight().await?;
+        anyhow::Ok((load, outcome, lasted, still))
     };
-    let strikes = scenario.blow.strike(product, &to, || over.load(Ordering::Relaxed));
-    let ((updated, seconds, still), struck) = tokio::join!(update, strikes);
-    let still = still?;
+    let strikes = async { Ok(scenario.blow.strike(product, &to, || over.load(Ordering::Relaxed)).await) };
+    let ((load, updated, (seconds, lasted), still), struck) = tokio::try_join!(update, strikes)?;
     let mut row = load.finish(scenario.name, seconds).await?;
     row.notes.push(format!("{still} of {} moves were on their way when the update was over", row.migrations));
     if let Err(error) = updated {
         row.complaints.push(format!("{error:#}"));
     }
     match struck {
-        Ok(what) => row.notes.push(what),
+        Ok(Struck { what, at }) => {
+            row.notes.push(what);
+            if let Some(at) = at.filter(|at| !lasted.contains(at)) {
+                row.complaints.push(format!("it struck at {at}, the update went on from {lasted:?}"));
+            }
+        }
         Err(error) => row.complaints.push(format!("{error:#}")),
     }
-    if scenario.demand == Demand::Nothing && row.complaints.is_empty() {
-        let releases = match scenario.way {
-            Way::Tag | Way::Manifest => Some((&OLD, &NEW)),
-            Way::Rollback => Some((&NEW, &OLD)),
-            // Three reports, and none; the numbers are of all.
-            Way::ThereBackThere | Way::Rotation => None,
-        };
-        if let Some(releases) = releases {
-            if still == 0 {
-                row.complaints.push("no move outlasted the update".to_owned());
-            }
-            row.complaints.extend(report::complaints(&row, row.controller.as_ref(), releases).await?);
-        }
+    if scenario.way == Way::Rotation || !row.complaints.is_empty() {
+        return Ok(row);
     }
+    if scenario.demand != Demand::Nothing {
+        row.complaints.extend(report::complaints_of_a_hit(&row, scenario.name).await?);
+        return Ok(row);
+    }
+    let nodes = schedulable_nodes(&product.cluster).await?;
+    let roads = scenario.way.roads();
+    let outside = Outside { row: &row, nodes: &nodes, alone: roads.len() == 1 };
+    let mut complaints = Vec::new();
+    for (index, (from, to)) in roads.iter().rev().enumerate() {
+        complaints.extend(report::complaints(&outside, index + 1, (from, to)).await?);
+    }
+    // Three updates take longer than a move.
+    if still == 0 && roads.len() == 1 {
+        complaints.push("no move outlasted the update".to_owned());
+    }
+    row.complaints.extend(complaints);
     Ok(row)
 }

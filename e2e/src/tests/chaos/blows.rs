@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use kubevirt_types::Release;
 
 use super::rotation;
 use crate::node::{Node, Signal};
-use crate::product::{Product, UPDATE_LIMIT, is_of};
+use crate::product::{Product, UPDATE_LIMIT, is_of, restarts};
 use crate::vm::schedulable_nodes;
 use crate::wait::{self, Look};
 
@@ -24,62 +25,88 @@ const COMPONENTS: [&str; 4] = ["virt-operator", "virt-handler", "virt-controller
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
     None,
-    /// SIGKILL for a component's pod, which then is gone; another every few seconds.
+    /// SIGKILL for a component's pod, which its kubelet starts again, or which is gone; another every few seconds.
     Kills,
     /// kube-apiserver is killed, and its kubelet starts it again.
     ApiServer,
     /// A worker hears and says nothing for 20 s.
     Network,
-    /// A new CA, and leaves of it.
+    /// A new CA, whose leaves come while the components are replaced.
     Rotation,
     /// The kubelet of a worker is restarted.
     Kubelet,
 }
 
+/// What was done.
+pub struct Struck {
+    pub what: String,
+    /// When it has struck, where that isn't in the update anyway.
+    pub at: Option<Timestamp>,
+}
+
 impl Blow {
-    /// Strikes once a new virt-handler is there, and goes on as long as it takes; returns what it did.
+    /// How long it has been going on when people go to work, which takes them half a minute, and the update begins: leaves of a new CA
+    /// come when that has had its time to spread, which is longer than an update takes.
+    pub fn head_start(self) -> Duration {
+        match self {
+            Self::Rotation => Duration::from_secs(80),
+            Self::None | Self::Kills | Self::ApiServer | Self::Network | Self::Kubelet => Duration::ZERO,
+        }
+    }
+
+    /// Strikes once a new virt-handler is there, or has done so before the update; goes on as long as it takes, and returns what it
+    /// did.
     pub async fn strike(
         self,
         product: &Product,
         to: &Release,
         over: impl Fn() -> bool,
-    ) -> anyhow::Result<String> {
-        if self == Self::None {
-            return Ok(String::new());
-        }
-        wait::until(format!("a virt-handler of {to}"), UPDATE_LIMIT, async || {
-            let pods = product.pods("virt-handler").await?;
-            wait::when(pods.iter().any(|pod| is_of(pod, to)), "none yet")
-        })
-        .await?;
-        let worker = async || -> anyhow::Result<Node> {
-            let nodes = schedulable_nodes(&product.cluster).await?;
-            Ok(Node(nodes.into_iter().next().context("no worker")?))
-        };
-        match self {
-            Self::None => Ok(String::new()),
-            Self::Kills => kills(product, over).await,
+    ) -> anyhow::Result<Struck> {
+        let what = match self {
+            Self::None => String::new(),
+            Self::Rotation => return rotation::rotate(product, "150h0m0s", "23h0m0s").await,
+            Self::Kills => {
+                in_the_middle(product, to).await?;
+                kills(product, over).await?
+            }
             Self::ApiServer => {
+                in_the_middle(product, to).await?;
                 let node = control_plane(product).await?;
                 node.kill("kube-apiserver").await?;
-                Ok(format!("kube-apiserver of {} killed", node.0))
+                format!("kube-apiserver of {} killed", node.0)
             }
             Self::Network => {
-                let node = worker().await?;
+                in_the_middle(product, to).await?;
+                let node = worker(product).await?;
                 node.isolate().await?;
                 tokio::time::sleep(CUT).await;
                 node.rejoin().await?;
-                Ok(format!("{} cut off for {} s", node.0, CUT.as_secs()))
+                format!("{} cut off for {} s", node.0, CUT.as_secs())
             }
-            Self::Rotation => rotation::rotate(product, "150h0m0s", "23h0m0s").await,
             Self::Kubelet => {
-                let node = worker().await?;
+                in_the_middle(product, to).await?;
+                let node = worker(product).await?;
                 node.stop_kubelet().await?;
                 node.start_kubelet().await?;
-                Ok(format!("kubelet of {} restarted", node.0))
+                format!("kubelet of {} restarted", node.0)
             }
-        }
+        };
+        Ok(Struck { what, at: None })
     }
+}
+
+/// Waits until a new virt-handler is there.
+async fn in_the_middle(product: &Product, to: &Release) -> anyhow::Result<()> {
+    wait::until(format!("a virt-handler of {to}"), UPDATE_LIMIT, async || {
+        let pods = product.pods("virt-handler").await?;
+        wait::when(pods.iter().any(|pod| is_of(pod, to)), "none yet")
+    })
+    .await
+}
+
+async fn worker(product: &Product) -> anyhow::Result<Node> {
+    let nodes = schedulable_nodes(&product.cluster).await?;
+    Ok(Node(nodes.into_iter().next().context("no worker")?))
 }
 
 async fn kills(product: &Product, over: impl Fn() -> bool) -> anyhow::Result<String> {
@@ -87,7 +114,7 @@ async fn kills(product: &Product, over: impl Fn() -> bool) -> anyhow::Result<Str
     while !over() {
         let begun = Instant::now();
         // Whoever it hits: a clock's last digits are random enough.
-        let dice = jiff::Timestamp::now().subsec_nanosecond().unsigned_abs() as usize / 1000;
+        let dice = Timestamp::now().subsec_nanosecond().unsigned_abs() as usize / 1000;
         let component = COMPONENTS[dice % COMPONENTS.len()];
         let pods = product.pods(component).await?;
         if let Some(pod) = pods.get(dice / COMPONENTS.len() % pods.len().max(1)) {
@@ -97,12 +124,15 @@ async fn kills(product: &Product, over: impl Fn() -> bool) -> anyhow::Result<Str
                 Ok(()) => killed.push(component),
                 Err(error) => println!("    {error:#}"),
             }
-            // The kubelet would start it again after a back-off that grows with each kill: another pod takes its place.
-            let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-            match product.all_pods().delete(&pod.name_any(), &at_once).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error.into()),
+            // The kubelet starts it again at once, but after a second kill only behind a back-off that grows: then another pod
+            // takes its place.
+            if restarts(pod) > 0 {
+                let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+                match product.all_pods().delete(&pod.name_any(), &at_once).await {
+                    Ok(_) => {}
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         tokio::time::sleep(KILL_EVERY.saturating_sub(begun.elapsed())).await;

@@ -1,4 +1,5 @@
-//! VMs that come and go, on every node and all along: there is no moment in which a node can't start or stop one.
+//! VMs that come and go, on every node and all along: there is no moment in which a node can't start one, give its console to
+//! somebody, or stop it.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,13 @@ use kubevirt_types::vm::PrintableStatus;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::console;
 use crate::vm::{Vms, tick_vm};
 
-/// VMs that are made, started, stopped and deleted on a node, one after the other.
+/// A guest that runs says something ten times a second.
+const SAYS_LIMIT: Duration = Duration::from_secs(60);
+
+/// VMs that are made, started, listened to, stopped and deleted on a node, one after the other.
 pub struct Lives {
     stop: watch::Sender<bool>,
     task: JoinHandle<Lived>,
@@ -66,6 +71,9 @@ async fn live(vms: &Vms, name: &str, node: &str) -> anyhow::Result<Duration> {
     vms.subresource("virtualmachines", name, "start").await.context("start")?;
     vms.wait_running(name).await?;
     let took = begun.elapsed();
+    let mut console = console::attach(&vms.client, &vms.namespace, name).await.context("attach")?;
+    console::until(&mut console, "tick ", SAYS_LIMIT).await.context("its console")?;
+    drop(console);
     vms.subresource("virtualmachines", name, "stop").await.context("stop")?;
     vms.wait_printable(name, PrintableStatus::Stopped).await?;
     vms.delete(name).await.context("delete")?;

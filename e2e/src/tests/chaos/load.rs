@@ -1,6 +1,7 @@
 //! What goes on while an update does: guests, people at consoles and screens, requests, VMs that come and go, guests on the
 //! move, and those who watch.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -18,7 +19,7 @@ use crate::leaders::Leaders;
 use crate::migration::Migrations;
 use crate::probe::{Pace, Probes};
 use crate::suite::Context;
-use crate::talk::{Talk, With};
+use crate::talk::{self, Talk, With};
 use crate::ticks::{in_order, summarize};
 use crate::viewer::Viewer;
 use crate::vm::{Incarnation, Vms, schedulable_nodes};
@@ -138,18 +139,12 @@ impl Guests {
                 Talk::start(client, namespace, name, with)
             })
             .collect();
-        let mut viewers: Vec<Viewer> = self.names[..self.size.screens]
-            .iter()
-            .enumerate()
-            .map(|(index, name)| {
-                // One of several is virtctl's.
-                let with = if index > 0 && index + 1 == self.size.screens {
-                    With::Virtctl
-                } else {
-                    With::PlainClient
-                };
-                Viewer::start(client, namespace, name, with)
-            })
+        // One of several screens is virtctl's, and so is that guest's console, which says what came of what is typed.
+        let by_virtctl = usize::from(self.size.screens > 1 && self.size.virtctls > 0);
+        let plain = talks.iter().take(self.size.screens - by_virtctl);
+        let mut viewers: Vec<Viewer> = plain
+            .chain(talks.iter().rev().take(by_virtctl))
+            .map(|talk| Viewer::start(client, namespace, &talk.vmi, talk.with, talk.on_screen()))
             .collect();
         for talk in &talks {
             talk.hears(10).await?;
@@ -228,7 +223,7 @@ pub struct Load<'a> {
 
 impl Load<'_> {
     /// Waits for the moves to be over, ends everything and counts.
-    pub async fn finish(self, scenario: &str, seconds: f64) -> anyhow::Result<Row> {
+    pub async fn finish(mut self, scenario: &str, seconds: f64) -> anyhow::Result<Row> {
         let mut row = Row::new(scenario, seconds);
         for (name, migration) in &self.moves {
             row.migrations += 1;
@@ -242,6 +237,11 @@ impl Load<'_> {
             // A guest that says nothing any more is found below, by what its console was told.
             if let Err(error) = talk.hears(5).await {
                 row.complaints.push(format!("{}: {error:#}", talk.vmi));
+            }
+        }
+        for viewer in &mut self.viewers {
+            if let Err(error) = viewer.sees(1).await {
+                row.complaints.push(format!("{error:#}"));
             }
         }
         let ended = Instant::now();
@@ -271,11 +271,19 @@ impl Load<'_> {
                 lived.slowest.as_secs_f64()
             ));
         }
+        // Before the consoles, which hear what came of the last line that was typed at a screen.
+        let mut screens = BTreeMap::new();
+        for viewer in self.viewers {
+            screens.insert(viewer.vmi.clone(), viewer.finish().await?);
+        }
         for talk in self.talks {
             let (vmi, with) = (talk.vmi.clone(), talk.with);
             let talked = talk.finish().await?;
+            if let Some(viewed) = screens.get(&vmi) {
+                row.add_screen(&vmi, with, viewed, &talked.on_screen);
+            }
             let ticks = summarize(&talked.ticks, self.begun, ended);
-            let (lost, again) = talked.echoes.amiss(talked.typed);
+            let (lost, again) = talked.echoes.amiss(talked.typed, talk::typed_line);
             row.ticks += ticks.ticks;
             row.ticks_lost += ticks.missing + ticks.disordered;
             row.longest_tick_gap_ms = row.longest_tick_gap_ms.max(ticks.longest_guest_gap_ms);
@@ -297,20 +305,6 @@ impl Load<'_> {
                     talked.typed
                 ));
             }
-        }
-        for viewer in self.viewers {
-            let (vmi, with) = (viewer.vmi.clone(), viewer.with);
-            let viewed = viewer.finish().await?;
-            let screens = match with {
-                With::PlainClient => &mut row.screens,
-                With::Virtctl => &mut row.virtctl,
-            };
-            *screens += Sessions { open: 1, cut: viewed.cut, resumed: viewed.resumed, typed_lost: 0 };
-            row.notes.push(format!(
-                "screen of {vmi} ({with:?}): {} pictures, longest gap {} ms",
-                viewed.pictures, viewed.longest_gap_ms
-            ));
-            row.notes.extend(viewed.causes.iter().map(|cause| format!("screen of {vmi} cut: {cause}")));
         }
         for (name, before) in self.guests.names.iter().zip(&self.before) {
             if self.moves.iter().any(|(moved, _)| moved == name) {

@@ -11,6 +11,7 @@ use kube::api::Api;
 use kubevirt_types::labels;
 use serde_json::json;
 
+use super::blows::Struck;
 use crate::component_log::{self, Line};
 use crate::product::{NAMESPACE, Product, restarts};
 use crate::wait;
@@ -36,7 +37,7 @@ const REFUSED: &str = "TLS handshake failed";
 ///
 /// # Errors
 /// When a leaf was in use before its CA was known everywhere, a handshake failed, or it never comes to that.
-pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<String> {
+pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<Struck> {
     let client = &product.cluster.client;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let bundle = async || -> anyhow::Result<String> {
@@ -52,21 +53,32 @@ pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<S
     })
     .await?;
     let published = Timestamp::now();
-    let mut first = None;
+    let (mut first, mut unaware) = (None, Vec::new());
     wait::until("new leaves", LIMIT, async || {
         let new = leaves(product).await?;
         let changed = new.iter().filter(|(name, leaf)| old_leaves.get(*name) != Some(*leaf)).count();
         if changed > 0 && first.is_none() {
-            first = Some(Timestamp::now());
+            let now = Timestamp::now();
+            first = Some(now);
+            // Those that drain, too: they still talk to the others.
+            unaware = unaware_of_the_ca(product, begun, now).await?;
         }
         wait::when(changed == LEAVES.len(), format!("{changed} of {} are new", LEAVES.len()))
     })
     .await?;
     let (first, all) = (first.context("a leaf is new")?, Timestamp::now());
+    ensure!(
+        unaware.is_empty(),
+        "{} did not know the new CA when the first leaf of it was there",
+        unaware.join(", ")
+    );
     wait::until("the new leaves to be in use", LIMIT, async || {
         let mut without = Vec::new();
         for (pod, lines) in logs(product).await? {
-            // Who came later began with them.
+            // Who goes needs none, and who came later began with them.
+            if pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
             let came_later = pod.creation_timestamp().is_some_and(|created| created.0 > all);
             if !came_later
                 && !leaf_files(&lines).iter().all(|files| loaded(&lines, files, first, Timestamp::now()))
@@ -78,21 +90,16 @@ pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<S
     })
     .await?;
     let in_use = Timestamp::now();
-    for (pod, lines) in logs(product).await? {
-        let was_there = pod.creation_timestamp().is_some_and(|created| created.0 < begun);
-        if was_there && trusts(&lines) && !loaded(&lines, labels::CA_BUNDLE_KEY, begun, first) {
-            anyhow::bail!("{} did not know the new CA when the first leaf of it was there", pod.name_any());
-        }
-    }
     let refused = refused(product, begun).await?;
     ensure!(refused.is_empty(), "TLS failures: {}", refused.join("; "));
     let after = |moment: Timestamp| moment.duration_since(begun).as_secs();
-    Ok(format!(
+    let what = format!(
         "a new CA after {} s, leaves of it after {} s, in use everywhere after {} s",
         after(published),
         after(all),
         after(in_use)
-    ))
+    );
+    Ok(Struck { what, at: Some(first) })
 }
 
 /// The pods of the control plane, with how often each was started: a rotation changes none of it.
@@ -131,11 +138,26 @@ async fn refused(product: &Product, since: Timestamp) -> anyhow::Result<Vec<Stri
     Ok(all)
 }
 
+/// Who was there before the new CA was asked for, and hasn't read a bundle since.
+async fn unaware_of_the_ca(
+    product: &Product,
+    begun: Timestamp,
+    now: Timestamp,
+) -> anyhow::Result<Vec<String>> {
+    let logs = logs(product).await?;
+    let unaware = logs.iter().filter(|(pod, lines)| {
+        let was_there = pod.creation_timestamp().is_some_and(|created| created.0 < begun);
+        was_there && trusts(lines) && !loaded(lines, labels::CA_BUNDLE_KEY, begun, now)
+    });
+    Ok(unaware.map(|(pod, _)| pod.name_any()).collect())
+}
+
+/// What those say whose containers run.
 async fn logs(product: &Product) -> anyhow::Result<Vec<(Pod, Vec<Line>)>> {
     let mut all = Vec::new();
     for component in COMPONENTS {
         for pod in product.pods(component).await? {
-            if pod.metadata.deletion_timestamp.is_none() {
+            if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
                 let lines = component_log::of(&product.all_pods(), &pod.name_any()).await?;
                 all.push((pod, lines));
             }

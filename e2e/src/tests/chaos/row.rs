@@ -4,6 +4,8 @@ use std::ops::AddAssign;
 use std::time::Duration;
 
 use crate::leaders::Reign;
+use crate::talk::{Echoes, With};
+use crate::viewer::{self, Viewed};
 
 /// Sessions of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,9 +43,12 @@ pub struct Row {
     pub ticks_lost: u64,
     /// By the guests' own clocks.
     pub longest_tick_gap_ms: u64,
+    /// Consoles, each with a client that doesn't resume and with virtctl.
     pub plain: Sessions,
     pub virtctl: Sessions,
+    /// Screens, alike.
     pub screens: Sessions,
+    pub virtctl_screens: Sessions,
     pub migrations: u32,
     pub migrations_failed: u32,
     /// VMs that came and went.
@@ -82,14 +87,36 @@ impl Row {
         Self { scenario: scenario.to_owned(), seconds, ..Self::default() }
     }
 
+    /// How many sessions there were.
+    pub fn sessions(&self) -> u32 {
+        self.cut().1
+    }
+
     /// Sessions that were cut, of all.
-    fn cut(&self) -> (u32, u32) {
-        let all = [self.plain, self.virtctl, self.screens];
+    pub fn cut(&self) -> (u32, u32) {
+        let all = [self.plain, self.virtctl, self.screens, self.virtctl_screens];
         (all.iter().map(|sessions| sessions.cut).sum(), all.iter().map(|sessions| sessions.open).sum())
     }
 
     fn typed_lost(&self) -> u64 {
-        self.plain.typed_lost + self.virtctl.typed_lost
+        let all = [self.plain, self.virtctl, self.screens, self.virtctl_screens];
+        all.iter().map(|sessions| sessions.typed_lost).sum()
+    }
+
+    /// Counts a screen; `answers` is what the guest got from its keyboard.
+    pub fn add_screen(&mut self, vmi: &str, with: With, viewed: &Viewed, answers: &Echoes) {
+        let (lost, again) = answers.amiss(viewed.typed, viewer::typed_line);
+        let screens = match with {
+            With::PlainClient => &mut self.screens,
+            With::Virtctl => &mut self.virtctl_screens,
+        };
+        *screens += Sessions { open: 1, cut: viewed.cut, resumed: viewed.resumed, typed_lost: lost + again };
+        self.notes.push(format!(
+            "screen of {vmi} ({with:?}): {} pictures, longest gap {} ms; of {} lines typed {lost} bytes never came, {again} \
+             again or late",
+            viewed.pictures, viewed.longest_gap_ms, viewed.typed
+        ));
+        self.notes.extend(viewed.causes.iter().map(|cause| format!("screen of {vmi} cut: {cause}")));
     }
 
     /// Why it costs more than it may; nothing when it doesn't.
@@ -104,8 +131,11 @@ impl Row {
         if demand != Demand::CutOff {
             must_be_zero("migrations failed", self.migrations_failed.into());
         }
-        must_be_zero("sessions of virtctl that ended", self.virtctl.cut.into());
-        must_be_zero("bytes typed in virtctl that were lost or repeated", self.virtctl.typed_lost);
+        must_be_zero(
+            "sessions of virtctl that ended",
+            u64::from(self.virtctl.cut) + u64::from(self.virtctl_screens.cut),
+        );
+        must_be_zero("bytes typed in virtctl console that were lost or repeated", self.virtctl.typed_lost);
         if demand == Demand::Nothing {
             must_be_zero("requests failed", self.failed);
             must_be_zero("sessions cut", self.cut().0.into());
@@ -145,7 +175,7 @@ impl Row {
                 row.longest_api_gap_ms as f64 / 1000.0,
                 row.ticks,
                 row.ticks_lost,
-                row.virtctl.resumed,
+                row.virtctl.resumed + row.virtctl_screens.resumed,
                 row.typed_lost(),
                 row.migrations,
                 row.migrations_failed,
@@ -170,7 +200,10 @@ mod tests {
         assert_eq!(row.verdict(Demand::Nothing), ["requests failed: 1", "sessions cut: 1"]);
         assert!(row.verdict(Demand::WhatWasHit).is_empty());
         row.virtctl = Sessions { open: 1, resumed: 2, typed_lost: 7, ..Sessions::default() };
-        assert_eq!(row.verdict(Demand::WhatWasHit), ["bytes typed in virtctl that were lost or repeated: 7"]);
+        assert_eq!(
+            row.verdict(Demand::WhatWasHit),
+            ["bytes typed in virtctl console that were lost or repeated: 7"]
+        );
         assert_eq!(Row::new("silent", 1.0).verdict(Demand::WhatWasHit), ["no guest ticked"]);
     }
 }

@@ -11,9 +11,9 @@ use crate::demo;
 use crate::node::{self, Node, Signal};
 use crate::product::{Product, is_ready};
 use crate::suite::Context;
-use crate::talk::{Talk, With};
+use crate::talk::{self, Talk, Talked, With};
 use crate::ticks::{in_order, summarize};
-use crate::viewer::Viewer;
+use crate::viewer::{self, Viewed, Viewer};
 use crate::vm::{Vms, schedulable_nodes};
 use crate::wait;
 
@@ -115,59 +115,119 @@ pub async fn resumed_by_virtctl(context: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Somebody at a guest's console and at its screen.
 struct Sessions {
     console: Talk,
     screen: Viewer,
 }
 
+/// What became of them.
+struct Left {
+    talked: Talked,
+    viewed: Viewed,
+    /// Bytes typed that never came, and that came again or late: at the console, and at the screen.
+    console: (u64, u64),
+    screen: (u64, u64),
+}
+
 impl Sessions {
+    fn begin(context: &Context, guest: &str, with: With) -> Self {
+        let (client, namespace) = (&context.cluster.client, &context.namespace);
+        let console = Talk::start(client, namespace, guest, with);
+        let screen = Viewer::start(client, namespace, guest, with, console.on_screen());
+        Self { console, screen }
+    }
+
     async fn go_on(&mut self) -> anyhow::Result<()> {
         self.console.hears(10).await?;
         self.screen.sees(2).await
     }
+
+    async fn end(self) -> anyhow::Result<Left> {
+        // The console hears what came of what was typed at the screen.
+        let viewed = self.screen.finish().await?;
+        let talked = self.console.finish().await?;
+        let console = talked.echoes.amiss(talked.typed, talk::typed_line);
+        let screen = talked.on_screen.amiss(viewed.typed, viewer::typed_line);
+        Ok(Left { talked, viewed, console, screen })
+    }
+}
+
+impl Left {
+    fn say(&self, who: &str, blow: &str, (begun, ended): (Instant, Instant)) {
+        let Self { talked, viewed, console, screen } = self;
+        let ticks = summarize(&talked.ticks, begun, ended);
+        println!(
+            "    {blow}, {who}: console cut {} times, resumed by itself {} times, {} of {} ticks lost, of {} lines typed {} bytes \
+             lost, {} again; screen cut {} times, resumed {} times, longest gap {} ms, of {} lines typed {} bytes lost, {} again \
+             {:?} {:?}",
+            talked.cut,
+            talked.resumed,
+            ticks.missing,
+            ticks.ticks,
+            talked.typed,
+            console.0,
+            console.1,
+            viewed.cut,
+            viewed.resumed,
+            viewed.longest_gap_ms,
+            viewed.typed,
+            screen.0,
+            screen.1,
+            talked.causes,
+            viewed.causes
+        );
+    }
+
+    /// Neither connection ended, and what went over the console did so once and in order.
+    fn is_whole(&self) -> anyhow::Result<()> {
+        let Self { talked, viewed, console, .. } = self;
+        ensure!(talked.cut == 0, "the console ended: {:?}", talked.causes);
+        ensure!(viewed.cut == 0, "the screen ended: {:?}", viewed.causes);
+        ensure!(
+            *console == (0, 0),
+            "of what was typed {} bytes are lost and {} came again",
+            console.0,
+            console.1
+        );
+        in_order(&talked.ticks)
+    }
 }
 
 async fn one(context: &Context, name: &str, blow: Blow) -> anyhow::Result<()> {
-    let (client, namespace) = (&context.cluster.client, &context.namespace);
-    let mut sessions = Sessions {
-        console: Talk::start(client, namespace, GUEST, With::Virtctl),
-        screen: Viewer::start(client, namespace, GUEST, With::Virtctl),
-    };
-    let plain = Talk::start(client, namespace, PLAIN, With::PlainClient);
-    sessions.go_on().await?;
-    plain.hears(10).await?;
+    let mut virtctl = Sessions::begin(context, GUEST, With::Virtctl);
+    let mut plain = Sessions::begin(context, PLAIN, With::PlainClient);
+    virtctl.go_on().await?;
+    plain.go_on().await?;
     let begun = Instant::now();
-    let struck = blow.strike(context, &mut sessions).await;
+    let struck = blow.strike(context, &mut virtctl).await;
     let ended = Instant::now();
-    let (talked, viewed) = (sessions.console.finish().await?, sessions.screen.finish().await?);
-    let plain = plain.finish().await?;
-    let ticks = summarize(&talked.ticks, begun, ended);
-    let (lost, again) = talked.echoes.amiss(talked.typed);
-    println!(
-        "    {name}: console resumed {} times, {} of {} ticks lost, {lost} bytes typed lost, {again} again; screen resumed {} \
-         times, longest gap {} ms; the plain console was cut {} times {:?}",
-        talked.resumed,
-        ticks.missing,
-        ticks.ticks,
-        viewed.resumed,
-        viewed.longest_gap_ms,
-        plain.cut,
-        plain.causes
-    );
+    let (virtctl, plain) = (virtctl.end().await?, plain.end().await?);
+    virtctl.say("virtctl", name, (begun, ended));
+    plain.say("a plain client", name, (begun, ended));
     struck?;
-    ensure!(talked.cut == 0, "virtctl console ended: {:?}", talked.causes);
-    ensure!(viewed.cut == 0, "virtctl vnc ended: {:?}", viewed.causes);
-    ensure!((lost, again) == (0, 0), "of what was typed {lost} bytes are lost and {again} came again");
-    in_order(&talked.ticks)?;
+    virtctl.is_whole().context("virtctl")?;
     if blow.cuts() {
-        ensure!(talked.resumed > 0 && viewed.resumed > 0, "nothing was cut: virtctl had nothing to resume");
+        let resumed = (virtctl.talked.resumed, virtctl.viewed.resumed);
+        ensure!(resumed.0 > 0 && resumed.1 > 0, "nothing was cut: virtctl had nothing to resume");
     }
-    if blow == Blow::ShortDrain {
-        let told = plain.causes.iter().any(|cause| cause.contains("1001") || cause.contains("Away"));
-        ensure!(told, "a plain client was not told that its server goes away: {:?}", plain.causes);
-    }
-    if blow == Blow::HandlerKilled {
-        ensure!(plain.cut == 0, "a plain console was cut: {:?}", plain.causes);
+    match blow {
+        Blow::ShortDrain => {
+            let told =
+                plain.talked.causes.iter().any(|cause| cause.contains("1001") || cause.contains("Away"));
+            ensure!(told, "a plain client was not told that its server goes away: {:?}", plain.talked.causes);
+        }
+        Blow::HandlerKilled => {
+            plain.is_whole().context("a plain client")?;
+            for (who, left) in [("virtctl", &virtctl), ("a plain client", &plain)] {
+                let (lost, again) = left.screen;
+                ensure!(
+                    (lost, again) == (0, 0),
+                    "{who}: of what was typed at the screen {lost} bytes are lost and {again} came again"
+                );
+            }
+        }
+        Blow::ApiKilled | Blow::NetworkCut => {}
     }
     Ok(())
 }
