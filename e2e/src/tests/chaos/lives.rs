@@ -14,10 +14,7 @@ use tokio::task::JoinHandle;
 use crate::console;
 use crate::vm::{Vms, tick_vm};
 
-/// A guest that runs says something ten times a second.
-const SAYS_LIMIT: Duration = Duration::from_secs(60);
-
-/// VMs that are made, started, listened to, stopped and deleted on a node, one after the other.
+/// VMs that are made, started, attached to, stopped and deleted on a node, one after the other.
 pub struct Lives {
     stop: watch::Sender<bool>,
     task: JoinHandle<Lived>,
@@ -71,9 +68,8 @@ async fn live(vms: &Vms, name: &str, node: &str) -> anyhow::Result<Duration> {
     vms.subresource("virtualmachines", name, "start").await.context("start")?;
     vms.wait_running(name).await?;
     let took = begun.elapsed();
-    let mut console = console::attach(&vms.client, &vms.namespace, name).await.context("attach")?;
-    console::until(&mut console, "tick ", SAYS_LIMIT).await.context("its console")?;
-    drop(console);
+    // To hear it would be to let it boot, and two guests that boot all along leave no processor for the others.
+    drop(console::attach(&vms.client, &vms.namespace, name).await.context("attach")?);
     vms.subresource("virtualmachines", name, "stop").await.context("stop")?;
     vms.wait_printable(name, PrintableStatus::Stopped).await?;
     vms.delete(name).await.context("delete")?;
