@@ -84,7 +84,7 @@ impl<'a> Progress<'a> {
         progress.unreachable = unreachable.len();
         let wanted = wanted.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         progress.wanted = wanted.saturating_sub(progress.unreachable);
-        progress.causes = progress.find_causes(view);
+        progress.causes = progress.find_causes(view, tried_since(view, target));
         progress
     }
 
@@ -101,7 +101,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn find_causes(&self, view: View<'_>) -> Vec<Cause> {
+    fn find_causes(&self, view: View<'_>, tried: Option<Timestamp>) -> Vec<Cause> {
         let shared = self.shared_nodes();
         let mut causes: Vec<Cause> = self
             .starting
@@ -111,7 +111,7 @@ impl<'a> Progress<'a> {
             .filter_map(|pod| {
                 let alone = pod.node.as_deref().is_some_and(|node| !shared.contains(node));
                 let in_charge = self.component == Component::Handler && alone;
-                cause(pod, view, in_charge)
+                cause(pod, view, in_charge, tried)
             })
             .collect();
         causes.sort_by(|a, b| (a.fails_at, &a.pod).cmp(&(b.fails_at, &b.pod)));
@@ -151,5 +151,60 @@ impl<'a> Progress<'a> {
             Component::Controller => WaitingOn::ControllersNotReady { ready, of, cause },
             Component::Api => WaitingOn::ApiNotReady { ready, of, cause },
         }
+    }
+}
+
+/// Since when the target is tried, where another ran before: what its record says, or now where it has none yet.
+fn tried_since(view: View<'_>, target: &ManifestSet) -> Option<Timestamp> {
+    let (status, id) = (view.status()?, target.config.id());
+    if *status.observed_deployment_id.as_ref()? == id {
+        return None;
+    }
+    let failed = status.failed_update.as_ref().is_some_and(|failed| failed.deployment_id == id);
+    let record = status.history.last().filter(|record| {
+        record.to == target.config.release.to_string() && (record.completed.is_none() || failed)
+    });
+    Some(record.map_or(view.now, |record| record.started))
+}
+
+#[cfg(test)]
+mod tests {
+    use kubevirt_manifests::InstallConfig;
+    use kubevirt_types::Release;
+    use kubevirt_types::kubevirt::KubeVirtStatus;
+    use serde_json::json;
+
+    use super::*;
+    use crate::context::Nodes;
+    use crate::fixture::{at, observed};
+    use crate::policy::Policy;
+
+    #[test]
+    fn a_target_is_tried_since_its_record_began() {
+        let target = kubevirt_manifests::manifests(&InstallConfig::of(Release::V0_18_0));
+        let id = target.config.id();
+        let since = |status: Option<serde_json::Value>| {
+            let mut observed = observed();
+            let status = status.map(|status| serde_json::from_value::<KubeVirtStatus>(status).unwrap());
+            observed.kubevirt.as_mut().unwrap().status = status;
+            let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
+            let kubevirt = observed.kubevirt.as_ref().unwrap();
+            let view = View { observed: &observed, kubevirt, policy: &policy, now: at(900), nodes: &nodes };
+            tried_since(view, &target)
+        };
+        assert_eq!(since(None), None, "an installation has nothing to come back to");
+        let at_id =
+            |id: &str, history: serde_json::Value| json!({"observedDeploymentID": id, "history": history});
+        let open = json!([{"from": "v0.17.0", "to": "v0.18.0", "started": at(100)}]);
+        assert_eq!(since(Some(at_id(&id, open.clone()))), None, "it ran before");
+        assert_eq!(since(Some(at_id("other", open))), Some(at(100)));
+        assert_eq!(since(Some(at_id("other", json!([])))), Some(at(900)), "nobody has begun yet");
+        let over = json!([{"from": "v0.17.0", "to": "v0.18.0", "started": at(100), "completed": at(200)}]);
+        assert_eq!(since(Some(at_id("other", over.clone()))), Some(at(900)), "that was another time");
+        let mut paused = at_id("other", over);
+        paused["failedUpdate"] = json!({
+            "deploymentID": id, "version": "v0.18.0", "component": "virt-api", "cause": "c", "at": at(200), "action": "Pause",
+        });
+        assert_eq!(since(Some(paused)), Some(at(100)), "it stays where it failed");
     }
 }

@@ -14,13 +14,15 @@ const SCHEDULING: SignedDuration = SignedDuration::from_secs(10);
 const TAKEOVER: SignedDuration = SignedDuration::from_secs(5);
 
 /// What is wrong with a pod of the target; none while it may just take its time. A virt-handler that is alone on its node
-/// must be in charge of it.
-pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause> {
+/// must be in charge of it. A pod may be older than the update, which leaves it as it is: what went wrong before the target was
+/// `tried` isn't the target's fault.
+pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool, tried: Option<Timestamp>) -> Option<Cause> {
     let policy = view.policy;
-    let begins = |at: Timestamp| view.fresh_start(pod).map_or(at, |start| at.max(start));
+    let fresh_start = view.fresh_start(pod).max(tried);
+    let begins = |at: Timestamp| fresh_start.map_or(at, |start| at.max(start));
     let (created, since) = (begins(pod.created), begins(pod.unready_since.unwrap_or(pod.created)));
     let after = |since: Timestamp, limit: SignedDuration| since.saturating_add(limit).unwrap_or(view.now);
-    let (message, since, fails_at) = if let Some((crash, hopeless)) = crashes(pod, view) {
+    let (message, since, fails_at) = if let Some((crash, hopeless)) = crashes(pod, view, fresh_start) {
         let fails_at = if hopeless { crash.at } else { after(created, policy.pod_deadline) };
         (format!("container {} crashes: {}", crash.container, crash.message), crash.at, fails_at)
     } else if pod.serves() {
@@ -66,8 +68,8 @@ pub(crate) fn cause(pod: &Pod, view: View<'_>, in_charge: bool) -> Option<Cause>
 
 /// The crash that counts, and whether there is no more hope for it. One at the start may be bad luck; one after the start,
 /// or one more, is the new version's fault.
-fn crashes<'p>(pod: &'p Pod, view: View<'_>) -> Option<(&'p Crash, bool)> {
-    let crash = pod.crash.as_ref().filter(|crash| view.fresh_start(pod).is_none_or(|at| crash.at > at))?;
+fn crashes<'p>(pod: &'p Pod, view: View<'_>, fresh_start: Option<Timestamp>) -> Option<(&'p Crash, bool)> {
+    let crash = pod.crash.as_ref().filter(|crash| fresh_start.is_none_or(|at| crash.at > at))?;
     let policy = view.policy;
     let forgiven = pod.ready_since.is_some_and(|since| view.now.duration_since(since) >= policy.forgiven);
     let late = crash.at.duration_since(pod.created) >= policy.startup;
@@ -131,7 +133,7 @@ mod tests {
         let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
         let kubevirt = observed.kubevirt.as_ref().unwrap();
         let view = View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
-        let cause = cause(&pod, view, in_charge)?;
+        let cause = cause(&pod, view, in_charge, None)?;
         assert_eq!(cause.node.as_deref(), Some("n1"));
         Some((cause.message.strip_prefix("pod h on node n1: ").unwrap().to_owned(), cause.fails_at))
     }
@@ -195,6 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_the_target_was_tried_is_not_its_fault() {
+        let mut pod = pod("virt-controller", "c", "n1");
+        // as one whose leader was cut off for a while
+        (pod.crash, pod.restarts, pod.ready_since) = (crash(65), 1, Some(at(66)));
+        let observed = observed();
+        let (policy, nodes) = (Policy::default(), Nodes::of(&observed));
+        let kubevirt = observed.kubevirt.as_ref().unwrap();
+        let view = View { observed: &observed, kubevirt, policy: &policy, now: at(100), nodes: &nodes };
+        let fails_at =
+            |tried: Option<i64>| cause(&pod, view, false, tried.map(at)).map(|cause| cause.fails_at);
+        assert_eq!(fails_at(None), Some(at(65)));
+        assert_eq!(fails_at(Some(64)), Some(at(65)), "it crashed while the target was tried");
+        assert_eq!(fails_at(Some(90)), None);
+    }
+
+    #[test]
     fn who_loses_its_readiness_when_it_takes_charge_has_not_the_time_of_a_start() {
         let silent = |pod: &mut Pod| pod.unready_since = Some(at(50));
         let message = "not Ready any more since it should be in charge of its node";
@@ -217,7 +235,7 @@ mod tests {
             let kubevirt = observed.kubevirt.as_ref().unwrap();
             let view =
                 View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
-            cause(&pod, view, false).map(|cause| cause.fails_at)
+            cause(&pod, view, false, None).map(|cause| cause.fails_at)
         };
         assert_eq!((check(1179), check(1180)), (None, Some(at(1180))));
     }
@@ -239,7 +257,7 @@ mod tests {
             let kubevirt = observed.kubevirt.as_ref().unwrap();
             let view =
                 View { observed: &observed, kubevirt, policy: &policy, now: at(second), nodes: &nodes };
-            cause(&pod, view, true).map(|cause| (cause.since, cause.fails_at))
+            cause(&pod, view, true, None).map(|cause| (cause.since, cause.fails_at))
         };
         let since = Some((at(50), at(120)));
         assert_eq!(check(Some("h"), Some("true"), 60), None);
