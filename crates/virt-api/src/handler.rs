@@ -48,6 +48,8 @@ pub struct StreamRequest {
     pub preserve_session: bool,
     /// The client has named its session, so it may come back with it.
     pub comes_back: bool,
+    /// The client of a screen counts what it sends, and goes on by itself where its server is lost.
+    pub counts: bool,
 }
 
 /// A stream that virt-handler has opened.
@@ -310,6 +312,7 @@ mod tests {
             resume_from: None,
             preserve_session: false,
             comes_back: false,
+            counts: false,
         };
         let base = "/v1/namespaces/ns/virtualmachineinstances/a/console?session=s1&preserveSession=false";
         assert_eq!(request.path(), base);

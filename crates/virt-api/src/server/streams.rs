@@ -23,6 +23,7 @@ struct Asked {
     session: Option<String>,
     resume_from: Option<u64>,
     preserve_session: bool,
+    counts: bool,
 }
 
 /// Opens a stream.
@@ -44,6 +45,7 @@ pub async fn open(
         session: session(asked.session)?,
         resume_from: asked.resume_from,
         preserve_session: asked.preserve_session,
+        counts: asked.counts,
     };
     let streams = parts.extensions.get::<StreamTracker>().cloned();
     let streams = streams.ok_or_else(|| Refusal::internal("no one keeps count of streams here"))?;
@@ -56,7 +58,7 @@ pub async fn open(
     if let Some(offset) = found.opened.offset {
         response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
     }
-    if let Some(received) = found.opened.received {
+    if let Some(received) = found.received(&wanted) {
         response.headers_mut().insert(RECEIVED_HEADER, HeaderValue::from(received));
     }
     let stop = streams.stop().clone();

@@ -1,7 +1,8 @@
 //! A client's stream through virt-api: carried to its end, whatever becomes of the virt-handler behind it.
 //!
 //! A console whose virt-handler is lost goes on through the next one, from the byte behind the last that the
-//! client was sent: the launcher keeps them. A screen goes on with a full picture.
+//! client was sent: the launcher keeps them. A screen goes on with a full picture; one whose client counts, as virtctl does, ends,
+//! and its client goes on behind the next virt-api.
 
 mod console;
 mod screen;
@@ -53,6 +54,17 @@ pub struct Found {
     /// The stream.
     pub opened: Opened,
     uid: String,
+}
+
+impl Found {
+    /// How many bytes of the client's session were taken before, if they are the client's that are counted: of a screen only
+    /// where they are passed on as they come.
+    pub fn received(&self, request: &StreamRequest) -> Option<u64> {
+        match request.stream {
+            Stream::Console => self.opened.received,
+            Stream::Vnc => self.opened.received.filter(|_| request.counts),
+        }
+    }
 }
 
 /// Whether there is a stream to be had at all, before anybody's session is disturbed for it.

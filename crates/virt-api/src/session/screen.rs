@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use kubevirt_stream::relay::{Close, LegEnd, ScreenEnd, Server, Servers, carry_screen};
+use kubevirt_stream::relay::{
+    Close, LegEnd, ScreenEnd, Server, Servers, Typing, WebsocketsEnd, carry_screen, goodbye, pump_resending,
+};
 use kubevirt_stream::rfb::Unfollowed;
 use kubevirt_stream::websocket::{Connection, WebSocket};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,11 @@ pub(super) async fn carry(
     found: Found,
     stop: &CancellationToken,
 ) {
+    let counted = found.received(&request).is_some();
     let Found { opened, uid } = found;
+    if counted {
+        return pass_on(&request, client, opened, stop).await;
+    }
     // Who comes back never takes the place of somebody newer. A screen has no offsets: that one is named says that the session was
     // there before, so that a launcher which doesn't know it doesn't count from nothing.
     let again = StreamRequest { preserve_session: true, resume_from: Some(0), ..request };
@@ -33,6 +39,26 @@ pub(super) async fn carry(
     }
     let StreamRequest { namespace, name, .. } = &handlers.again;
     tracing::debug!(namespace, name, ?end, "screen ended");
+}
+
+/// Passes on what comes, both ways, until one of them ends: what the launcher counts is then what the client has sent, who goes on
+/// exactly where a virt-api or a virt-handler was lost.
+async fn pass_on(request: &StreamRequest, mut client: WebSocket, opened: Opened, stop: &CancellationToken) {
+    let Opened { mut websocket, handler, .. } = opened;
+    let (mut delivered, mut typing) = (0, Typing::default());
+    let end = pump_resending(&mut client, &mut websocket, &mut delivered, &mut typing, stop).await;
+    let StreamRequest { namespace, name, .. } = request;
+    tracing::debug!(namespace, name, handler, ?end, "screen ended");
+    let close = last_word(end);
+    tokio::join!(goodbye(&mut client, close.clone()), goodbye(&mut websocket, close));
+}
+
+/// What both are told of an end: what one of them said, and that he may come again where nobody said anything.
+fn last_word(end: WebsocketsEnd) -> Close {
+    match end {
+        WebsocketsEnd::Leg(_, LegEnd::Closed(close)) => close,
+        WebsocketsEnd::Leg(_, LegEnd::Lost(_)) | WebsocketsEnd::Stopped => Close::going_away(),
+    }
 }
 
 fn server(Opened { websocket, received, .. }: Opened) -> Server<Connection> {

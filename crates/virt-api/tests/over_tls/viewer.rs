@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
+use http::HeaderMap;
+use kubevirt_stream::attach::RECEIVED_HEADER;
 use kubevirt_stream::websocket::WebSocket;
 use kubevirt_types::Release;
 use tokio_tungstenite::tungstenite::Message;
@@ -17,16 +19,25 @@ const LIMIT: Duration = Duration::from_secs(20);
 const FULL: &[u8] = b"\x03\0\0\0\0\0\0\x04\0\x02";
 const MORE: &[u8] = b"\x03\x01\0\0\0\0\0\x04\0\x02";
 
+/// ZRLE, which is more than virt-api can promise behind another virt-handler, and raw.
+const ENCODINGS: &[u8] = b"\x02\0\0\x02\0\0\0\x10\0\0\0\0";
+
 struct Viewer {
     websocket: WebSocket,
     heard: Vec<u8>,
+    said: u64,
 }
 
 impl Viewer {
     /// Connects, shakes hands and asks for the screen.
     async fn open(world: &World) -> Self {
-        let (websocket, _) = world.dial("jane", VNC).await.unwrap();
-        let mut viewer = Self { websocket, heard: Vec::new() };
+        Self::open_at(world, VNC).await.0
+    }
+
+    /// The same, at a path; and what was said of the stream.
+    async fn open_at(world: &World, path: &str) -> (Self, HeaderMap) {
+        let (websocket, headers) = world.dial("jane", path).await.unwrap();
+        let mut viewer = Self { websocket, heard: Vec::new(), said: 0 };
         assert_eq!(viewer.hear(12).await, b"RFB 003.008\n");
         viewer.say(b"RFB 003.008\n").await;
         assert_eq!(viewer.hear(2).await, [1, 1]);
@@ -34,14 +45,31 @@ impl Viewer {
         assert_eq!(viewer.hear(4).await, [0; 4]);
         viewer.say(&[1]).await;
         assert_eq!(viewer.hear(INIT.len()).await, INIT);
-        // ZRLE is more than can be promised; raw pixels are left.
-        viewer.say(b"\x02\0\0\x02\0\0\0\x10\0\0\0\0").await;
+        viewer.say(ENCODINGS).await;
         viewer.say(FULL).await;
-        viewer
+        (viewer, headers)
     }
 
     async fn say(&mut self, bytes: &[u8]) {
+        self.said += bytes.len() as u64;
         self.websocket.send(Message::binary(bytes.to_vec())).await.unwrap();
+    }
+
+    /// How its connection is closed.
+    async fn closed(&mut self) -> u16 {
+        let close = async {
+            loop {
+                match self.websocket.next().await.unwrap().unwrap() {
+                    Message::Close(frame) => return frame.unwrap().code.into(),
+                    Message::Binary(_)
+                    | Message::Ping(_)
+                    | Message::Pong(_)
+                    | Message::Text(_)
+                    | Message::Frame(_) => {}
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, close).await.expect("it is closed in time")
     }
 
     async fn hear(&mut self, count: usize) -> Vec<u8> {
@@ -128,4 +156,49 @@ async fn a_screen_outlives_a_cut_at_any_byte() {
     }
     older.kill();
     newer.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_counts_is_told_what_of_its_own_was_taken() {
+    let (world, guest, older, newer) = world().await;
+    guest.screen.count();
+    let (_, headers) = Viewer::open_at(&world, VNC).await;
+    assert!(!headers.contains_key(RECEIVED_HEADER), "what is counted is virt-api's");
+    let path = format!("{VNC}?session=s&counts=true");
+    let (mut viewer, headers) = Viewer::open_at(&world, &path).await;
+    assert_eq!(headers[RECEIVED_HEADER], "0");
+    viewer.watch_for(1).await;
+    viewer.say(b"\x04\x01\0\0\0\0\0a").await;
+    let pressed = async {
+        while guest.screen.pressed() != b"a" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, pressed).await.unwrap();
+    assert_eq!(
+        guest.screen.taken("s"),
+        viewer.said,
+        "as it was said: no handshake, and no choice, of virt-api's own"
+    );
+    newer.kill();
+    assert_eq!(viewer.closed().await, 1001, "it goes on by itself");
+    let said = viewer.said.to_string();
+    let (mut viewer, headers) =
+        Viewer::open_at(&world, &format!("{path}&resumeFrom=0&preserveSession=true")).await;
+    assert_eq!(headers[RECEIVED_HEADER], said.as_str());
+    viewer.watch_for(1).await;
+    older.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_that_does_not_count_leaves_it_to_virt_api() {
+    let (world, guest, older, newer) = world().await;
+    let (mut viewer, headers) = Viewer::open_at(&world, &format!("{VNC}?session=s&counts=true")).await;
+    assert!(!headers.contains_key(RECEIVED_HEADER));
+    viewer.watch_for(1).await;
+    newer.kill();
+    guest.screen.paint(2);
+    viewer.say(MORE).await;
+    viewer.watch_for(2).await;
+    older.kill();
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use kubevirt_stream::relay::{Close, LegEnd, Server, Servers};
 use kubevirt_stream::rfb::Unfollowed;
 use kubevirt_stream::websocket::Connection;
@@ -17,8 +18,6 @@ const RESUME_LIMIT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// A close frame that says that all is well.
 const NORMAL: u16 = 1000;
-/// How a launcher ends its refusal of a screen that somebody else has.
-const TAKEN: &str = "connection. Request denied.";
 
 /// One viewer's session.
 pub(super) struct Session<'a> {
@@ -34,8 +33,18 @@ impl<'a> Session<'a> {
 
     /// Opens the screen. `preserve` where somebody else's session must not end for it.
     pub(super) async fn open(&self, preserve: bool) -> Result<Opened, OpenError> {
-        let path = format!("vnc?session={}&preserveSession={preserve}", self.id);
+        open(self.cluster, self.name, &self.path(preserve)).await
+    }
+
+    /// Opens it again. Who comes back never takes the place of somebody newer. A screen has no offsets: that one is named says that
+    /// the session was there before, so that a launcher which doesn't know it doesn't count from nothing.
+    async fn open_again(&self) -> Result<Opened, OpenError> {
+        let path = format!("{}&resumeFrom=0", self.path(true));
         open(self.cluster, self.name, &path).await
+    }
+
+    fn path(&self, preserve: bool) -> String {
+        format!("vnc?session={}&counts=true&preserveSession={preserve}", self.id)
     }
 }
 
@@ -55,6 +64,8 @@ impl Servers for Session<'_> {
     fn verdict(&mut self, end: &LegEnd) -> Option<Close> {
         match end {
             LegEnd::Closed(close) if close.code == NORMAL => Some(close.clone()),
+            // Nothing was cut.
+            LegEnd::Closed(close) if *close == Close::moved() => None,
             LegEnd::Closed(_) | LegEnd::Lost(_) => {
                 eprintln!("The connection to the screen was cut ({}), resuming...", cause(end));
                 None
@@ -66,12 +77,12 @@ impl Servers for Session<'_> {
         let begun = Instant::now();
         let deadline = begun + RESUME_LIMIT.saturating_sub(lost_for);
         loop {
-            // Who comes back never takes the place of somebody newer.
-            match self.open(true).await {
+            match self.open_again().await {
                 Ok(opened) => return Ok(server(opened)),
+                Err(error) if has_ended(&error) => return Err(Close::normal()),
                 Err(error)
                     if is_final(&error, begun.elapsed())
-                        || is_taken(&error)
+                        || error.is_taken()
                         || Instant::now() >= deadline =>
                 {
                     return Err(Close::internal_error(chain(&error)));
@@ -88,11 +99,13 @@ impl Servers for Session<'_> {
     fn unfollowed(&mut self, _why: &Unfollowed) {}
 }
 
-/// What the launcher counts is what virt-api sends to it, which isn't what is sent here.
-pub(super) fn server(opened: Opened) -> Server<Connection> {
-    Server { websocket: opened.websocket, received: None }
+/// How much was taken is said only by a virt-api that passes on what it is sent as it comes.
+pub(super) fn server(Opened { websocket, received, .. }: Opened) -> Server<Connection> {
+    Server { websocket, received }
 }
 
-fn is_taken(error: &OpenError) -> bool {
-    matches!(error, OpenError::Refused { message, .. } if message.ends_with(TAKEN))
+/// Whether the instance whose screen it was doesn't run any more.
+fn has_ended(error: &OpenError) -> bool {
+    !error.is_unattended()
+        && matches!(error, OpenError::Refused { status: StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, .. })
 }

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use futures::{SinkExt, StreamExt};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
+use kubevirt_stream::attach::RECEIVED_HEADER;
 use kubevirt_stream::relay::Close;
-use kubevirt_stream::websocket::Upgrade;
+use kubevirt_stream::websocket::{Upgrade, WebSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::*;
 
@@ -19,7 +21,10 @@ const REQUEST: &[u8] = b"\x03\x01\0\0\0\0\0\x02\0\x01";
 
 /// Serves a screen of two pixels to whoever asks. The first connection breaks in the middle of its first update, the last is
 /// closed with 1000 once it has heard a key.
-async fn server() -> (Cluster, Arc<Mutex<Vec<String>>>) {
+///
+/// Where it passes on what it is sent, it says how much of that was `taken`: all but the second key on the first connection, which breaks there,
+/// and all on the last, which is closed with 1000 behind the third.
+async fn server(taken: Option<Arc<Mutex<Vec<u8>>>>) -> (Cluster, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -27,14 +32,20 @@ async fn server() -> (Cluster, Arc<Mutex<Vec<String>>>) {
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let queries = queries.clone();
+            let (queries, taken) = (queries.clone(), taken.clone());
             let service =
                 hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
                     let first = queries.lock().unwrap().is_empty();
                     queries.lock().unwrap().push(request.uri().query().unwrap().to_owned());
                     let upgrade = Upgrade::from_request(&mut request).unwrap();
-                    let response: http::Response<String> = upgrade.response();
-                    tokio::spawn(async move { serve(upgrade, first).await });
+                    let mut response: http::Response<String> = upgrade.response();
+                    if let Some(taken) = taken.clone() {
+                        let received = taken.lock().unwrap().len();
+                        response.headers_mut().insert(RECEIVED_HEADER, received.into());
+                        tokio::spawn(take(upgrade, first, taken));
+                    } else {
+                        tokio::spawn(serve(upgrade, first));
+                    }
                     async move { Ok::<_, Infallible>(response) }
                 });
             tokio::spawn(
@@ -55,14 +66,8 @@ async fn serve(upgrade: Upgrade, breaks: bool) {
     while let Some(Ok(message)) = websocket.next().await {
         let Message::Binary(data) = message else { continue };
         heard.extend_from_slice(&data);
-        if heard.ends_with(b"\x04\x01\0\0\0\0\0a") {
-            websocket
-                .close(Some(tokio_tungstenite::tungstenite::protocol::CloseFrame {
-                    code: NORMAL.into(),
-                    reason: "".into(),
-                }))
-                .await
-                .unwrap();
+        if heard.ends_with(&press(b'a')) {
+            end(&mut websocket).await;
         } else if heard.ends_with(&REQUEST[2..]) {
             let count = if breaks { 20 } else { update.len() };
             websocket.send(Message::binary(update[..count].to_vec())).await.unwrap();
@@ -73,9 +78,33 @@ async fn serve(upgrade: Upgrade, breaks: bool) {
     }
 }
 
+async fn take(upgrade: Upgrade, breaks: bool, taken: Arc<Mutex<Vec<u8>>>) {
+    let mut websocket = upgrade.websocket().await.unwrap();
+    websocket.send(Message::binary(HELLO.to_vec())).await.unwrap();
+    while let Some(Ok(message)) = websocket.next().await {
+        let Message::Binary(data) = message else { continue };
+        if breaks && data.ends_with(&press(b'b')) {
+            return;
+        }
+        taken.lock().unwrap().extend_from_slice(&data);
+        if data.ends_with(&press(b'c')) {
+            end(&mut websocket).await;
+        }
+    }
+}
+
+async fn end(websocket: &mut WebSocket) {
+    let frame = CloseFrame { code: NORMAL.into(), reason: "".into() };
+    websocket.close(Some(frame)).await.unwrap();
+}
+
+fn press(key: u8) -> [u8; 8] {
+    [4, 1, 0, 0, 0, 0, 0, key]
+}
+
 #[tokio::test]
 async fn a_viewer_outlives_its_virt_api() {
-    let (cluster, asked) = server().await;
+    let (cluster, asked) = server(None).await;
     let session = Session::new(&cluster, "a");
     let opened = session.open(false).await.unwrap();
     let (near, mut far) = tokio::io::duplex(1024);
@@ -89,15 +118,42 @@ async fn a_viewer_outlives_its_virt_api() {
         let mut update = [0; 24];
         far.read_exact(&mut update).await.unwrap();
         assert_eq!((&update[..4], &update[16..]), (&[0, 0, 0, 1][..], &[2; 8][..]), "the second server's");
-        far.write_all(b"\x04\x01\0\0\0\0\0a").await.unwrap();
+        far.write_all(&press(b'a')).await.unwrap();
         assert_eq!(far.read(&mut update).await.unwrap(), 0);
         drop(far);
     };
     tokio::join!(viewing, viewer);
     let asked = asked.lock().unwrap().clone();
     let [first, second] = asked.as_slice() else { panic!("{asked:?}") };
-    assert!(first.ends_with("&preserveSession=false") && second.ends_with("&preserveSession=true"));
+    assert!(first.ends_with("&counts=true&preserveSession=false"), "{first}");
+    assert!(second.ends_with("&counts=true&preserveSession=true&resumeFrom=0"), "{second}");
     assert_eq!(first.split('&').next(), second.split('&').next(), "it is the same session");
+}
+
+#[tokio::test]
+async fn what_was_taken_before_virt_api_died_is_not_done_again_and_the_rest_is() {
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let (cluster, asked) = server(Some(taken.clone())).await;
+    let session = Session::new(&cluster, "a");
+    let opened = session.open(false).await.unwrap();
+    let (near, mut far) = tokio::io::duplex(1024);
+    let viewing = async { view(session, opened, near).await.unwrap() };
+    let viewer = async {
+        let mut hello = vec![0; HELLO.len()];
+        far.write_all(b"RFB 003.008\n\x01\x01").await.unwrap();
+        far.read_exact(&mut hello).await.unwrap();
+        for key in *b"abc" {
+            far.write_all(&press(key)).await.unwrap();
+        }
+        assert_eq!(far.read(&mut hello).await.unwrap(), 0);
+        drop(far);
+    };
+    tokio::join!(viewing, viewer);
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    let taken = taken.lock().unwrap();
+    let keys: Vec<u8> =
+        taken.windows(8).filter(|bytes| bytes[..7] == press(0)[..7]).map(|bytes| bytes[7]).collect();
+    assert_eq!(keys, b"abc");
 }
 
 #[test]

@@ -135,7 +135,10 @@ impl Row {
             "sessions of virtctl that ended",
             u64::from(self.virtctl.cut) + u64::from(self.virtctl_screens.cut),
         );
-        must_be_zero("bytes typed in virtctl console that were lost or repeated", self.virtctl.typed_lost);
+        must_be_zero(
+            "bytes typed with virtctl that were lost or repeated",
+            self.virtctl.typed_lost + self.virtctl_screens.typed_lost,
+        );
         if demand == Demand::Nothing {
             must_be_zero("requests failed", self.failed);
             must_be_zero("sessions cut", self.cut().0.into());
@@ -199,10 +202,10 @@ mod tests {
         row.failed = 1;
         assert_eq!(row.verdict(Demand::Nothing), ["requests failed: 1", "sessions cut: 1"]);
         assert!(row.verdict(Demand::WhatWasHit).is_empty());
-        row.virtctl = Sessions { open: 1, resumed: 2, typed_lost: 7, ..Sessions::default() };
+        row.virtctl_screens = Sessions { open: 1, resumed: 2, typed_lost: 7, ..Sessions::default() };
         assert_eq!(
             row.verdict(Demand::WhatWasHit),
-            ["bytes typed in virtctl console that were lost or repeated: 7"]
+            ["bytes typed with virtctl that were lost or repeated: 7"]
         );
         assert_eq!(Row::new("silent", 1.0).verdict(Demand::WhatWasHit), ["no guest ticked"]);
     }

@@ -179,9 +179,9 @@ impl Left {
         );
     }
 
-    /// Neither connection ended, and what went over the console did so once and in order.
+    /// Neither connection ended, and what went over them did so once and in order.
     fn is_whole(&self) -> anyhow::Result<()> {
-        let Self { talked, viewed, console, .. } = self;
+        let Self { talked, viewed, console, screen } = self;
         ensure!(talked.cut == 0, "the console ended: {:?}", talked.causes);
         ensure!(viewed.cut == 0, "the screen ended: {:?}", viewed.causes);
         ensure!(
@@ -189,6 +189,12 @@ impl Left {
             "of what was typed {} bytes are lost and {} came again",
             console.0,
             console.1
+        );
+        ensure!(
+            *screen == (0, 0),
+            "of what was typed at the screen {} bytes are lost and {} came again",
+            screen.0,
+            screen.1
         );
         in_order(&talked.ticks)
     }
@@ -217,16 +223,7 @@ async fn one(context: &Context, name: &str, blow: Blow) -> anyhow::Result<()> {
                 plain.talked.causes.iter().any(|cause| cause.contains("1001") || cause.contains("Away"));
             ensure!(told, "a plain client was not told that its server goes away: {:?}", plain.talked.causes);
         }
-        Blow::HandlerKilled => {
-            plain.is_whole().context("a plain client")?;
-            for (who, left) in [("virtctl", &virtctl), ("a plain client", &plain)] {
-                let (lost, again) = left.screen;
-                ensure!(
-                    (lost, again) == (0, 0),
-                    "{who}: of what was typed at the screen {lost} bytes are lost and {again} came again"
-                );
-            }
-        }
+        Blow::HandlerKilled => plain.is_whole().context("a plain client")?,
         Blow::ApiKilled | Blow::NetworkCut => {}
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! A guest's screen: four pixels by two, in one colour. Each connection is a new session of RFB, as QEMU's are.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Extension;
@@ -8,7 +10,7 @@ use axum::response::Response;
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use kubevirt_runtime::serve::StreamTracker;
-use kubevirt_stream::attach::OFFSET_HEADER;
+use kubevirt_stream::attach::{OFFSET_HEADER, RECEIVED_HEADER};
 use kubevirt_stream::websocket::{Upgrade, WebSocket};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -24,6 +26,8 @@ pub struct Screen {
     /// Bytes that the next connection says before it breaks.
     breaks_after: Arc<Mutex<Option<usize>>>,
     sessions: Arc<Mutex<Vec<Asked>>>,
+    counts: Arc<AtomicBool>,
+    taken: Arc<Mutex<HashMap<String, u64>>>,
     pressed: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -40,6 +44,8 @@ impl Screen {
             colour: watch::Sender::new(1),
             breaks_after: Arc::default(),
             sessions: Arc::default(),
+            counts: Arc::default(),
+            taken: Arc::default(),
             pressed: Arc::default(),
         }
     }
@@ -55,6 +61,16 @@ impl Screen {
     /// Who has connected since this was last asked.
     pub fn take_sessions(&self) -> Vec<Asked> {
         std::mem::take(&mut self.sessions.lock().unwrap())
+    }
+
+    /// From now on it says what it has taken, as launchers since v0.18.0 do.
+    pub fn count(&self) {
+        self.counts.store(true, Ordering::Relaxed);
+    }
+
+    /// How many bytes of a session it has taken.
+    pub fn taken(&self, session: &str) -> u64 {
+        self.taken.lock().unwrap().get(session).copied().unwrap_or_default()
     }
 
     /// Keys that went down.
@@ -76,28 +92,35 @@ pub async fn vnc(
     Extension(streams): Extension<StreamTracker>,
     mut request: Request,
 ) -> Response {
+    let id = asked.session.clone();
     guest.screen.sessions.lock().unwrap().push(asked);
     let upgrade = Upgrade::from_request(&mut request).unwrap();
     let mut response: Response = upgrade.response();
     response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(0));
+    if guest.screen.counts.load(Ordering::Relaxed) {
+        response.headers_mut().insert(RECEIVED_HEADER, HeaderValue::from(guest.screen.taken(&id)));
+    }
     streams.spawn(async move {
         let websocket = upgrade.websocket().await.unwrap();
         let limit = guest.screen.breaks_after.lock().unwrap().take();
-        let mut session = Session { websocket, left: limit, heard: Vec::new() };
+        let screen = &guest.screen;
         // However it breaks: nobody says goodbye.
-        session.serve(&guest.screen).await;
+        Session { websocket, left: limit, heard: Vec::new(), id, screen }.serve().await;
     });
     response
 }
 
-struct Session {
+struct Session<'a> {
     websocket: WebSocket,
     left: Option<usize>,
     heard: Vec<u8>,
+    id: String,
+    screen: &'a Screen,
 }
 
-impl Session {
-    async fn serve(&mut self, screen: &Screen) -> Option<()> {
+impl Session<'_> {
+    async fn serve(&mut self) -> Option<()> {
+        let screen = self.screen;
         for (says, hears) in [(&b"RFB 003.008\n"[..], 12), (b"\x01\x01", 1), (b"\0\0\0\0", 1), (INIT, 0)] {
             self.say(says).await?;
             self.hear(hears).await?;
@@ -153,7 +176,11 @@ impl Session {
     async fn hear(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.heard.len() < count {
             match self.websocket.next().await?.ok()? {
-                Message::Binary(data) => self.heard.extend_from_slice(&data),
+                Message::Binary(data) => {
+                    *self.screen.taken.lock().unwrap().entry(self.id.clone()).or_default() +=
+                        data.len() as u64;
+                    self.heard.extend_from_slice(&data);
+                }
                 Message::Close(_) => return None,
                 Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Frame(_) => {}
             }
