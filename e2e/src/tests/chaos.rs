@@ -206,8 +206,11 @@ async fn one(product: &Product, guests: &Guests, scenario: &Scenario) -> anyhow:
         row.complaints.push(format!("{error:#}"));
     }
     match struck {
-        Ok(Struck { what, at }) => {
+        Ok(Struck { what, at, kubelet }) => {
             row.notes.push(what);
+            if let Some((node, stopped)) = kubelet {
+                row.forgive_kubelet(&node, stopped);
+            }
             if let Some(at) = at.filter(|at| !lasted.contains(at)) {
                 row.complaints.push(format!("it struck at {at}, the update went on from {lasted:?}"));
             }

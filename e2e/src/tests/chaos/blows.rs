@@ -42,6 +42,8 @@ pub struct Struck {
     pub what: String,
     /// When it has struck, where that isn't in the update anyway.
     pub at: Option<Timestamp>,
+    /// The node whose kubelet was restarted, and when it was stopped.
+    pub kubelet: Option<(String, Timestamp)>,
 }
 
 impl Blow {
@@ -86,12 +88,14 @@ impl Blow {
             Self::Kubelet => {
                 in_the_middle(product, to).await?;
                 let node = worker(product).await?;
+                let stopped = Timestamp::now();
                 node.stop_kubelet().await?;
                 node.start_kubelet().await?;
-                format!("kubelet of {} restarted", node.0)
+                let what = format!("kubelet of {} restarted", node.0);
+                return Ok(Struck { what, at: None, kubelet: Some((node.0, stopped)) });
             }
         };
-        Ok(Struck { what, at: None })
+        Ok(Struck { what, at: None, kubelet: None })
     }
 }
 

@@ -99,7 +99,7 @@ pub async fn rotate(product: &Product, ca: &str, leaf: &str) -> anyhow::Result<S
         after(all),
         after(in_use)
     );
-    Ok(Struck { what, at: Some(first) })
+    Ok(Struck { what, at: Some(first), kubelet: None })
 }
 
 /// The pods of the control plane, with how often each was started: a rotation changes none of it.

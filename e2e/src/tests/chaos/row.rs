@@ -3,6 +3,9 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use crate::devices::Lack;
 use crate::leaders::Reign;
 use crate::talk::{Echoes, With};
 use crate::viewer::{self, Viewed};
@@ -61,7 +64,7 @@ pub struct Row {
     /// On how few nodes virt-api ever served.
     pub api_nodes: usize,
     /// When a node had no device for a launcher.
-    pub without_devices: Vec<String>,
+    pub without_devices: Vec<Lack>,
     /// What must never be.
     pub complaints: Vec<String>,
     /// What explains the numbers.
@@ -96,6 +99,16 @@ impl Row {
     pub fn cut(&self) -> (u32, u32) {
         let all = [self.plain, self.virtctl, self.screens, self.virtctl_screens];
         (all.iter().map(|sessions| sessions.cut).sum(), all.iter().map(|sessions| sessions.open).sum())
+    }
+
+    /// A node's kubelet was stopped, and started again. A kubelet that starts says that it has no devices until their plugins, which it
+    /// has forgotten, have come to it: that once is its own doing, if it passes.
+    pub fn forgive_kubelet(&mut self, node: &str, stopped: Timestamp) {
+        let own = |lack: &Lack| lack.node == node && lack.from >= stopped && lack.until.is_some();
+        if let Some(index) = self.without_devices.iter().position(own) {
+            let lack = self.without_devices.remove(index);
+            self.notes.push(format!("as every kubelet that starts: {lack}"));
+        }
     }
 
     fn typed_lost(&self) -> u64 {
@@ -147,7 +160,7 @@ impl Row {
                 "milliseconds without a virt-handler on a node",
                 self.longest_node_gap.as_millis() as u64,
             );
-            wrong.extend(self.without_devices.iter().cloned());
+            wrong.extend(self.without_devices.iter().map(Lack::to_string));
             if self.api_nodes < 2 {
                 wrong.push(format!("virt-api served on {} nodes", self.api_nodes));
             }
@@ -207,6 +220,24 @@ mod tests {
             row.verdict(Demand::WhatWasHit),
             ["bytes typed with virtctl that were lost or repeated: 7"]
         );
+        let mut row = Row { ticks: 9, api_nodes: 2, ..Row::new("kubelet", 70.0) };
+        let at = |second| Timestamp::from_second(second).expect("it is a time");
+        let lack = |node: &str, from, until: Option<i64>| Lack {
+            node: node.into(),
+            devices: "kvm".into(),
+            from: at(from),
+            until: until.map(at),
+        };
+        row.without_devices = vec![
+            lack("a", 1, Some(2)),
+            lack("b", 3, Some(4)),
+            lack("a", 5, Some(6)),
+            lack("a", 7, Some(8)),
+            lack("a", 9, None),
+        ];
+        row.forgive_kubelet("a", at(5));
+        let left = [lack("a", 1, Some(2)), lack("b", 3, Some(4)), lack("a", 7, Some(8)), lack("a", 9, None)];
+        assert_eq!(row.verdict(Demand::Nothing), left.map(|lack| lack.to_string()));
         assert_eq!(Row::new("silent", 1.0).verdict(Demand::WhatWasHit), ["no guest ticked"]);
     }
 }
