@@ -123,3 +123,29 @@ impl Servers for Handlers<'_> {
         tracing::warn!(namespace, name, %why, "screen can't be followed: it will end with its virt-handler");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kubevirt_stream::relay::Leg;
+    use tokio_tungstenite::tungstenite::Error;
+
+    use super::*;
+
+    #[test]
+    fn who_counts_hears_why_and_comes_again_where_nobody_says_it() {
+        let ended = |leg, close| WebsocketsEnd::Leg(leg, LegEnd::Closed(close));
+        let lost = |leg| WebsocketsEnd::Leg(leg, LegEnd::Lost(Error::ConnectionClosed));
+        for (end, told) in [
+            // Or virtctl would hold keys down that the guest's new QEMU never saw pressed.
+            (ended(Leg::Server, Close::moved()), Close::moved()),
+            (ended(Leg::Server, Close::normal()), Close::normal()),
+            (ended(Leg::Client, Close::normal()), Close::normal()),
+            (lost(Leg::Server), Close::going_away()),
+            (lost(Leg::Client), Close::going_away()),
+            (WebsocketsEnd::Stopped, Close::going_away()),
+        ] {
+            let said = format!("{end:?}");
+            assert_eq!(last_word(end), told, "{said}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use kubevirt_stream::attach::RECEIVED_HEADER;
 use kubevirt_stream::relay::Close;
 use kubevirt_stream::websocket::{Upgrade, WebSocket};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -102,27 +102,34 @@ fn press(key: u8) -> [u8; 8] {
     [4, 1, 0, 0, 0, 0, 0, key]
 }
 
-#[tokio::test]
-async fn a_viewer_outlives_its_virt_api() {
-    let (cluster, asked) = server(None).await;
-    let session = Session::new(&cluster, "a");
+/// A viewer that shakes hands with a new session, does something, and stays until its server has said that all is over.
+async fn watch(cluster: &Cluster, act: impl AsyncFnOnce(&mut DuplexStream)) {
+    let session = Session::new(cluster, "a");
     let opened = session.open(false).await.unwrap();
     let (near, mut far) = tokio::io::duplex(1024);
-    let viewing = async { view(session, opened, near).await.unwrap() };
     let viewer = async {
         let mut hello = vec![0; HELLO.len()];
         far.write_all(b"RFB 003.008\n\x01\x01").await.unwrap();
         far.read_exact(&mut hello).await.unwrap();
         assert_eq!(hello, HELLO);
+        act(&mut far).await;
+        assert_eq!(far.read(&mut hello).await.unwrap(), 0);
+        drop(far);
+    };
+    tokio::join!(async { view(session, opened, near).await.unwrap() }, viewer);
+}
+
+#[tokio::test]
+async fn a_viewer_outlives_its_virt_api() {
+    let (cluster, asked) = server(None).await;
+    watch(&cluster, async |far| {
         far.write_all(REQUEST).await.unwrap();
         let mut update = [0; 24];
         far.read_exact(&mut update).await.unwrap();
         assert_eq!((&update[..4], &update[16..]), (&[0, 0, 0, 1][..], &[2; 8][..]), "the second server's");
         far.write_all(&press(b'a')).await.unwrap();
-        assert_eq!(far.read(&mut update).await.unwrap(), 0);
-        drop(far);
-    };
-    tokio::join!(viewing, viewer);
+    })
+    .await;
     let asked = asked.lock().unwrap().clone();
     let [first, second] = asked.as_slice() else { panic!("{asked:?}") };
     assert!(first.ends_with("&counts=true&preserveSession=false"), "{first}");
@@ -134,21 +141,12 @@ async fn a_viewer_outlives_its_virt_api() {
 async fn what_was_taken_before_virt_api_died_is_not_done_again_and_the_rest_is() {
     let taken = Arc::new(Mutex::new(Vec::new()));
     let (cluster, asked) = server(Some(taken.clone())).await;
-    let session = Session::new(&cluster, "a");
-    let opened = session.open(false).await.unwrap();
-    let (near, mut far) = tokio::io::duplex(1024);
-    let viewing = async { view(session, opened, near).await.unwrap() };
-    let viewer = async {
-        let mut hello = vec![0; HELLO.len()];
-        far.write_all(b"RFB 003.008\n\x01\x01").await.unwrap();
-        far.read_exact(&mut hello).await.unwrap();
+    watch(&cluster, async |far| {
         for key in *b"abc" {
             far.write_all(&press(key)).await.unwrap();
         }
-        assert_eq!(far.read(&mut hello).await.unwrap(), 0);
-        drop(far);
-    };
-    tokio::join!(viewing, viewer);
+    })
+    .await;
     assert_eq!(asked.lock().unwrap().len(), 2);
     let taken = taken.lock().unwrap();
     let keys: Vec<u8> =

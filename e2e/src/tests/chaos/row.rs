@@ -215,7 +215,8 @@ mod tests {
         row.failed = 1;
         assert_eq!(row.verdict(Demand::Nothing), ["requests failed: 1", "sessions cut: 1"]);
         assert!(row.verdict(Demand::WhatWasHit).is_empty());
-        row.virtctl_screens = Sessions { open: 1, resumed: 2, typed_lost: 7, ..Sessions::default() };
+        row.virtctl = Sessions { open: 1, resumed: 2, typed_lost: 4, ..Sessions::default() };
+        row.virtctl_screens = Sessions { open: 1, resumed: 2, typed_lost: 3, ..Sessions::default() };
         assert_eq!(
             row.verdict(Demand::WhatWasHit),
             ["bytes typed with virtctl that were lost or repeated: 7"]

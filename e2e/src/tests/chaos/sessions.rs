@@ -1,5 +1,5 @@
 //! What a plain client would lose, virtctl's users don't: a console and a screen by `virtctl` while virt-api is killed, while
-//! virt-handler is, while a node's network is cut, and when virt-api may drain for a few seconds only.
+//! virt-handler is, while a node's network is cut, while their guest moves, and when virt-api may drain for a few seconds only.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use kubevirt_types::Release;
 use serde_json::json;
 
 use crate::demo;
+use crate::migration::Migrations;
 use crate::node::{self, Node, Signal};
 use crate::product::{Product, is_ready};
 use crate::suite::Context;
@@ -34,14 +35,16 @@ enum Blow {
     ApiKilled,
     HandlerKilled,
     NetworkCut,
+    Moved,
     ShortDrain,
 }
 
 impl Blow {
-    const ALL: [(&str, Self); 4] = [
+    const ALL: [(&str, Self); 5] = [
         ("virt-api killed", Self::ApiKilled),
         ("virt-handler killed", Self::HandlerKilled),
         ("each node's network cut", Self::NetworkCut),
+        ("guest moved", Self::Moved),
         ("short drain", Self::ShortDrain),
     ];
 
@@ -49,7 +52,7 @@ impl Blow {
     fn cuts(self) -> bool {
         match self {
             Self::ApiKilled | Self::ShortDrain => true,
-            Self::HandlerKilled | Self::NetworkCut => false,
+            Self::HandlerKilled | Self::NetworkCut | Self::Moved => false,
         }
     }
 
@@ -75,6 +78,14 @@ impl Blow {
                     sessions.go_on().await.with_context(|| format!("after {} was cut off", node.0))?;
                 }
                 is_back(product, "virt-api").await?;
+            }
+            Self::Moved => {
+                let vms = Vms::of(&context.cluster, &context.namespace);
+                let migrations = Migrations::of(&context.cluster.client, &context.namespace);
+                for name in [GUEST, PLAIN] {
+                    migrations.carry_out(&vms, name).await?;
+                }
+                sessions.go_on().await.context("after the move")?;
             }
             Self::ShortDrain => {
                 product.set_tag(&Release::V0_17_0.to_string()).await?;
@@ -223,7 +234,7 @@ async fn one(context: &Context, name: &str, blow: Blow) -> anyhow::Result<()> {
                 plain.talked.causes.iter().any(|cause| cause.contains("1001") || cause.contains("Away"));
             ensure!(told, "a plain client was not told that its server goes away: {:?}", plain.talked.causes);
         }
-        Blow::HandlerKilled => plain.is_whole().context("a plain client")?,
+        Blow::HandlerKilled | Blow::Moved => plain.is_whole().context("a plain client")?,
         Blow::ApiKilled | Blow::NetworkCut => {}
     }
     Ok(())
